@@ -1,0 +1,162 @@
+"""The vocabulary all packages share: what one row of a dataset is.
+
+Frozen and checked on construction: a record that exists is valid. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vlmdata.errors import RecordError
+
+__all__ = ["ROLES", "Image", "Message", "Part", "Preference", "Record", "Sample", "image", "text"]
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An encoded image: its bytes, or a path that the converter resolves inside the image root.
+
+    Attributes:
+        data: encoded bytes (JPEG, PNG, WebP, ...), or None when only a path is known.
+        path: where the bytes came from or are to be read; kept for provenance.
+    """
+
+    data: bytes | None = None
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an image that is nothing at all."""
+        if self.data is None and not self.path:
+            raise RecordError("image_missing", "an image has neither bytes nor a path")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a message's content: a text, or the place of the next image."""
+
+    type: Literal["text", "image"]
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        """A text part has text; an image part has none."""
+        if self.type not in ("text", "image"):
+            raise RecordError("bad_part", f"a content part is of type 'text' or 'image', got {self.type!r}")
+        if (self.type == "text") != isinstance(self.text, str):
+            raise RecordError("bad_part", f"a {self.type} part has text {self.text!r}")
+
+
+def text(value: str) -> Part:
+    """A text part."""
+    return Part("text", value)
+
+
+def image() -> Part:
+    """The place of the next image."""
+    return Part("image")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn: a role and its parts in order."""
+
+    role: str
+    content: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        """Known role; something in it; an assistant that says something and shows no image."""
+        if self.role not in ROLES:
+            raise RecordError("unknown_role", f"{self.role!r} is not one of {', '.join(ROLES)}")
+        if not any(part.type == "image" or (part.text or "").strip() for part in self.content):
+            reason = "blank_answer" if self.role == "assistant" else "empty_turn"
+            raise RecordError(reason, f"a turn of {self.role} has neither text nor image")
+        if self.role == "assistant" and any(part.type == "image" for part in self.content):
+            raise RecordError("image_in_answer", "an assistant turn holds an image")
+
+    @property
+    def images(self) -> int:
+        """How many images stand in this turn."""
+        return sum(part.type == "image" for part in self.content)
+
+    def to_json(self) -> dict[str, Any]:
+        """The shard form: ``{role, content: [{type, text}]}``."""
+        return {"role": self.role, "content": [{"type": p.type, "text": p.text} for p in self.content]}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Message:
+        """Read the shard form back.
+
+        Raises:
+            RecordError: the row is not a valid message.
+        """
+        return cls(row["role"], tuple(Part(p["type"], p.get("text")) for p in row["content"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A conversation about images; the i-th image part stands for ``images[i]``.
+
+    Attributes:
+        label: class index, for labelled pictures only; its names belong to the dataset.
+        meta: anything worth keeping; JSON-serializable.
+    """
+
+    id: str
+    images: tuple[Image, ...]
+    messages: tuple[Message, ...]
+    source: str
+    label: int | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Image places match images; somebody answers; a system turn comes first."""
+        _check_images(self.images, self.messages)
+        _check_order(self.messages)
+        if self.messages[-1].role != "assistant":
+            raise RecordError("no_answer", f"the last turn is of {self.messages[-1].role}, expected assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """A prompt with a better and a worse answer; images stand in the prompt only."""
+
+    id: str
+    images: tuple[Image, ...]
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    source: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Image places match images; both answers are answers, and they differ."""
+        _check_images(self.images, self.prompt)
+        _check_order(self.prompt)
+        if self.prompt[-1].role == "assistant":
+            raise RecordError("prompt_answered", "the last turn of the prompt is of assistant")
+        for name, answer in (("chosen", self.chosen), ("rejected", self.rejected)):
+            if not answer or answer[-1].role != "assistant":
+                raise RecordError("no_answer", f"{name} does not end with an assistant turn")
+        if self.chosen == self.rejected:
+            raise RecordError("same_answers", "chosen and rejected are the same")
+
+
+Record = Sample | Preference
+
+
+def _check_images(images: tuple[Image, ...], messages: tuple[Message, ...]) -> None:
+    places = sum(message.images for message in messages)
+    if places != len(images):
+        raise RecordError("image_count", f"{places} image places in the text, {len(images)} images")
+
+
+def _check_order(messages: tuple[Message, ...]) -> None:
+    if not messages:
+        raise RecordError("no_messages", "the conversation is empty")
+    if any(message.role == "system" for message in messages[1:]):
+        raise RecordError("system_late", "a system turn stands after the first turn")
+
+

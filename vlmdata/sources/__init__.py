@@ -1,0 +1,1 @@
+"""One file per raw format; the file name is the source name."""

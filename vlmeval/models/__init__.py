@@ -1,0 +1,1 @@
+"""Where answers come from: a local model or a responses file."""

@@ -1,0 +1,1 @@
+"""One file per evaluation task; the file name is the command name."""

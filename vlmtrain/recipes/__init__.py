@@ -1,0 +1,1 @@
+"""Recipes packaged as YAML."""

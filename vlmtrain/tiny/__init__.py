@@ -1,0 +1,1 @@
+"""The embedded base model ``vlmtrain:tiny`` and the program that makes it."""
