@@ -42,7 +42,8 @@ class Source:
     Attributes:
         kind: which shards it makes.
         columns: alternatives; a raw file fits when it has all columns of one of them.
-        convert: one row to its records; pure. Raises RecordError. Most rows give one record; ``turns="split"`` gives several.
+        convert: (row, row id, options) to records; pure. Raises RecordError. One record, or several with
+            ``turns="split"``.
         url: where the data is published.
         hub_id: what is streamed when no raw path is given; None when there is no such thing.
         licence: as the publisher states it.
