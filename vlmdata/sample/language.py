@@ -1,0 +1,215 @@
+"""What can be truly said and asked about a scene, and what habit says instead.
+
+``caption`` and ``questions`` are true. ``habit_caption`` and ``habit_answer`` are what a careless annotator would
+write: they name the companion of a thing that is there (``world.COMPANIONS``) without looking, and they would
+rather say yes than no. Standard library only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vlmdata.sample.world import ACTIONS, COLOURS, COMPANIONS, GROUNDS, KINDS, SUPPORTS, Group, Scene, may_ride
+
+__all__ = [
+    "DESCRIBE",
+    "Question",
+    "Topic",
+    "caption",
+    "habit_answer",
+    "habit_caption",
+    "invented",
+    "open_questions",
+    "phrase",
+    "questions",
+    "yes_no",
+]
+
+DESCRIBE = "Describe this image."
+Topic = Literal["existence", "state", "number", "action", "relation"]
+
+_NUMBERS = ("one", "two", "three")
+_PLURALS = {"box": "boxes", "person": "people"}
+_DOING = {"fly": "flying", "stand": "standing", "sleep": "sleeping", "sit": "sitting", "jump": "jumping"}
+_CLEARLY_APART = 0.12
+_CLEARLY_LEFT = 0.15
+_HABIT = 0.6
+_YES_BIAS = 0.3
+_ASKED_BY_COUNT = {1: 0.3, 2: 0.8, 3: 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A yes/no question with its true answer; ``kind`` is what it is about."""
+
+    topic: Topic
+    text: str
+    truth: bool
+    kind: str
+
+
+def caption(scene: Scene) -> str:
+    """The whole scene, from left to right."""
+    return _sentence([phrase(group) for group in scene.groups], scene.ground)
+
+
+def habit_caption(scene: Scene, rng: random.Random, rate: float = _HABIT) -> tuple[str, tuple[str, ...]]:
+    """The scene as habit tells it, and the kinds it made up."""
+    phrases, made_up = [], []
+    for group in scene.groups:
+        phrases.append(phrase(group))
+        companion = COMPANIONS.get(group.kind)
+        if companion in scene.expected and companion not in made_up and rng.random() < rate:
+            phrases.append(invented(companion, rng))
+            made_up.append(companion)
+    return _sentence(phrases, scene.ground), tuple(made_up)
+
+
+def habit_answer(scene: Scene, question: Question, rng: random.Random) -> bool:
+    """The answer habit gives: what is expected is there, and yes comes easier than no."""
+    if question.truth:
+        return True
+    if question.topic == "existence":
+        return question.kind in scene.expected and rng.random() < _HABIT
+    return rng.random() < _YES_BIAS
+
+
+def phrase(group: Group) -> str:
+    """``two small red balls``, ``a big black cat sleeping``."""
+    return _phrase(group.kind, group.count, group.size, group.colour, group.action)
+
+
+def invented(kind: str, rng: random.Random) -> str:
+    """The phrase for one thing of that kind that nobody saw."""
+    action = rng.choice(ACTIONS[kind]) if kind in ACTIONS else None
+    return _phrase(kind, 1, rng.choice(("big", "small")), rng.choice(COLOURS), action)
+
+
+def questions(scene: Scene, rng: random.Random) -> list[Question]:
+    """Yes/no questions with as many yes as no; attribute questions stand in complementary pairs."""
+    found = _existence(scene, rng)
+    for group in scene.groups:
+        found += _state(group, rng) + _number(group, rng) + _action(group)
+    return found + _relations(scene, rng)
+
+
+def open_questions(scene: Scene) -> list[tuple[str, str]]:
+    """Questions with a word for an answer: colours and counts."""
+    found = []
+    for group in scene.groups:
+        noun = _noun(group.kind, group.count)
+        are = "is" if group.count == 1 else "are"
+        found.append((f"What color {are} the {noun}?", f"{group.colour.capitalize()}."))
+        found.append((f"How many {_noun(group.kind, 2)} are there?", f"{_NUMBERS[group.count - 1].capitalize()}."))
+    return found
+
+
+def yes_no(truth: bool) -> str:
+    """The answer in words: ``Yes.``, ``No.``."""
+    return "Yes." if truth else "No."
+
+
+def _sentence(phrases: Sequence[str], ground: str) -> str:
+    place = "in front of the wall" if ground == "wall" else f"on the {ground}"
+    return f"The picture shows {' and '.join(phrases)} {place}."
+
+
+def _phrase(kind: str, count: int, size: str, colour: str, action: str | None) -> str:
+    number = "a" if count == 1 else _NUMBERS[count - 1]
+    return " ".join([number, size, colour, _noun(kind, count)] + ([_DOING[action]] if action else []))
+
+
+def _noun(kind: str, count: int) -> str:
+    return kind if count == 1 else _PLURALS.get(kind, kind + "s")
+
+
+def _article(kind: str) -> str:
+    return kind if kind in ("grass", "sand", "water") else f"a {kind}"
+
+
+def _existence(scene: Scene, rng: random.Random) -> list[Question]:
+    absent = [kind for kind in KINDS if kind not in scene.kinds]
+    expected = list(scene.expected)
+    others = [kind for kind in absent if kind not in expected]
+    # Half of what is asked in vain is what habit expects, as far as there is any.
+    wanted = len(scene.kinds)
+    picked = rng.sample(expected, min(len(expected), (wanted + 1) // 2))
+    picked += rng.sample(others, wanted - len(picked))
+    ground = scene.ground if rng.random() < 0.5 else rng.choice([g for g in GROUNDS if g != scene.ground])
+    asked = [(kind, True) for kind in scene.kinds] + [(kind, False) for kind in picked]
+    asked.append((ground, ground == scene.ground))
+    return [Question("existence", f"Is there {_article(kind)} in this image?", there, kind) for kind, there in asked]
+
+
+def _pair(topic: Topic, form: str, true: str, false: str, kind: str) -> list[Question]:
+    return [
+        Question(topic, form.format(true), True, kind),
+        Question(topic, form.format(false), False, kind),
+    ]
+
+
+def _state(group: Group, rng: random.Random) -> list[Question]:
+    noun = _noun(group.kind, group.count)
+    form = f"{'Is' if group.count == 1 else 'Are'} the {noun} {{}} in this image?"
+    wrong = rng.choice([colour for colour in COLOURS if colour != group.colour])
+    return _pair("state", form, group.colour, wrong, group.kind) + _pair(
+        "state", form, group.size, "small" if group.size == "big" else "big", group.kind
+    )
+
+
+def _number(group: Group, rng: random.Random) -> list[Question]:
+    def ask(count: int) -> str:
+        return f"{'Is' if count == 1 else 'Are'} there {_NUMBERS[count - 1]} {_noun(group.kind, count)} in this image?"
+
+    # Most things stand alone; asking of all of them would let "one" be guessed without looking.
+    if rng.random() > _ASKED_BY_COUNT[group.count]:
+        return []
+    wrong = rng.choice([count for count in (1, 2, 3) if count != group.count])
+    return _pair("number", "{}", ask(group.count), ask(wrong), group.kind)
+
+
+def _action(group: Group) -> list[Question]:
+    if group.action is None:
+        return []
+    noun = _noun(group.kind, group.count)
+    form = f"{'Does' if group.count == 1 else 'Do'} the {noun} {{}} in this image?"
+    first, second = ACTIONS[group.kind]
+    return _pair("action", form, group.action, second if group.action == first else first, group.kind)
+
+
+def _relations(scene: Scene, rng: random.Random) -> list[Question]:
+    found: list[Question] = []
+    single = [group for group in scene.groups if group.count == 1]
+    pairs = [(a, b) for a in single for b in single if a.kind != b.kind]
+    rng.shuffle(pairs)
+    for a, b in pairs:
+        if a.things[0].x + _CLEARLY_LEFT < b.things[0].x:
+            form = "Is the {} to the left of the {} in this image?"
+            found.append(Question("relation", form.format(a.kind, b.kind), True, a.kind))
+            found.append(Question("relation", form.format(b.kind, a.kind), False, b.kind))
+            break
+    found += _contact(scene, pairs)
+    found += _on(scene, pairs)
+    return found
+
+
+def _contact(scene: Scene, pairs: Sequence[tuple[Group, Group]]) -> list[Question]:
+    form = "Is there direct contact between the {} and {}?"
+    touching = scene.on or scene.beside
+    if touching:
+        return [Question("relation", form.format(*touching), True, touching[0])]
+    apart = [(a.kind, b.kind) for a, b in pairs if a.things[0].gap(b.things[0]) >= _CLEARLY_APART]
+    return [Question("relation", form.format(*apart[0]), False, apart[0][0])] if apart else []
+
+
+def _on(scene: Scene, pairs: Sequence[tuple[Group, Group]]) -> list[Question]:
+    form = "Is the {} on the {} in this image?"
+    if scene.on:
+        return [Question("relation", form.format(*scene.on), True, scene.on[0])]
+    for a, b in pairs:
+        if may_ride(a.kind, a.action) and b.kind in SUPPORTS and (a.kind, b.kind) != scene.beside and (b.kind, a.kind) != scene.beside:
+            return [Question("relation", form.format(a.kind, b.kind), False, a.kind)]
+    return []
