@@ -1,0 +1,53 @@
+"""Qwen2-VL: a tower for any resolution, one token per 28 x 28 pixels, positions in three dimensions.
+
+Paper:   https://arxiv.org/abs/2409.12191
+Weights: https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlmtrain.family import Family
+
+__all__ = ["FAMILY"]
+
+_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' -}}"
+    "{%- for part in message['content'] -%}"
+    "{{- '<|vision_start|><|image_pad|><|vision_end|>' if part['type'] == 'image' else part['text'] -}}"
+    "{%- endfor -%}"
+    "{{- '<|im_end|>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+
+
+def _set_budget(processor: Any, tokens: int) -> None:
+    """The processor keeps the pixels of an image between the two edges; a token is patch x merge pixels squared."""
+    images = processor.image_processor
+    most = tokens * (images.patch_size * images.merge_size) ** 2
+    images.size = {"shortest_edge": min(images.size["shortest_edge"], most), "longest_edge": most}
+
+
+FAMILY = Family(
+    model_types=("qwen2_vl",),
+    url="https://arxiv.org/abs/2409.12191",
+    summary="Qwen2-VL: any resolution, one image token per 28 x 28 pixels",
+    targets={
+        "vision": {
+            "attention": r"(.*\.)?visual\.blocks\..*\.attn\.(qkv|proj)",
+            "mlp": r"(.*\.)?visual\.blocks\..*\.mlp\.(fc1|fc2)",
+        },
+        "projector": {"mlp": r"(.*\.)?visual\.merger\.mlp\.[0-9]+"},
+        "language": {
+            "attention": r"(.*\.)?language_model\..*\.self_attn\.(q_proj|k_proj|v_proj|o_proj)",
+            "mlp": r"(.*\.)?language_model\..*\.mlp\.(gate_proj|up_proj|down_proj)",
+        },
+    },
+    towers=("model.visual.",),
+    chat_template=_TEMPLATE,
+    set_budget=_set_budget,
+    feature_inputs=("image_grid_thw",),
+)
