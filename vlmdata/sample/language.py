@@ -210,6 +210,7 @@ def _on(scene: Scene, pairs: Sequence[tuple[Group, Group]]) -> list[Question]:
     if scene.on:
         return [Question("relation", form.format(*scene.on), True, scene.on[0])]
     for a, b in pairs:
-        if may_ride(a.kind, a.action) and b.kind in SUPPORTS and (a.kind, b.kind) != scene.beside and (b.kind, a.kind) != scene.beside:
+        beside = scene.beside in ((a.kind, b.kind), (b.kind, a.kind))
+        if may_ride(a.kind, a.action) and b.kind in SUPPORTS and not beside:
             return [Question("relation", form.format(a.kind, b.kind), False, a.kind)]
     return []
