@@ -1,0 +1,203 @@
+"""One evaluation as terminal table, ``report.json``, ``report.md`` and one self-contained ``report.html``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlmeval import store
+from vlmeval.task import Metric, Task, load
+from vlmeval.thumbnails import Thumbnails
+from vlmeval.view import Cell, Panel, cell, panels, protocol_rows
+
+__all__ = ["html", "markdown", "render", "subject", "terminal", "write"]
+
+_EXAMPLES = 24
+
+
+def write(folder: Path, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the three report files; ``report.json``, which says the evaluation is finished, last."""
+    task = load(report["task"])
+    store.write(folder / "report.md", markdown(task, report))
+    store.write(folder / "report.html", html(task, report, rows))
+    store.write_json(folder / store.REPORT, report)
+
+
+def subject(report: Mapping[str, Any]) -> str:
+    """What was evaluated, in words."""
+    source = report["protocol"]["answers"]
+    if source["kind"] == "responses":
+        return f"answers in {source['file']}"
+    return f"{source['model']} + {source['adapter']}" if source.get("adapter") else str(source["model"])
+
+
+def terminal(report: Mapping[str, Any], width: int | None = None, color: bool | None = None) -> str:
+    """The report for a terminal.
+
+    Args:
+        report: the content of ``report.json``.
+        width: columns; None takes the terminal's, 80 where there is none.
+        color: None decides by whether standard output is a terminal.
+    """
+    import sys
+
+    from rich.console import Console
+    from rich.text import Text
+
+    live = sys.stdout.isatty() if color is None else color
+    console = Console(width=width or (None if sys.stdout.isatty() else 80), force_terminal=live, no_color=not live)
+    task, coverage = load(report["task"]), report["coverage"]
+    with console.capture() as captured:
+        title = Text(f"{report['task'].upper()} ", style="bold")
+        title.append(subject(report), style="cyan")
+        console.print(title, soft_wrap=True)
+        if report["headline"]:
+            console.print(Text(report["headline"], style="bold red"), soft_wrap=True)
+        else:
+            console.print(Text(f"complete: all {coverage['expected']} answered", style="green"))
+        for panel in panels(task, report):
+            console.print(_rich_table(task, panel, report))
+        for line in _footer(report):
+            console.print(Text(line, style="dim"))
+    return captured.get()
+
+
+def _rich_table(task: Task, panel: Panel, report: Mapping[str, Any]) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    partial = report["headline"].split(" \N{MIDDLE DOT} ")[0] if not report["coverage"]["complete"] else ""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    headed = {name for _group, name in task.headline}
+    table.add_column(Text(partial, style="bold red"), no_wrap=False)
+    for metric in panel.metrics:
+        table.add_column(_label(metric), justify="right", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
+    for _group, title, cells in panel.rows:
+        values = []
+        for metric, entry in zip(panel.metrics, cells, strict=True):
+            text = Text(entry.text, style="bold")
+            if metric.column == "exact" and metric.name in headed:
+                text.append(f"\n{entry.span}", style="dim")
+            values.append(text)
+        table.add_row(title, *values, f"{max(entry.n for entry in cells)}")
+    return table
+
+
+def _label(metric: Metric) -> str:
+    return metric.label + {"high": " ↑", "low": " ↓", None: ""}[metric.better]
+
+
+def _footer(report: Mapping[str, Any]) -> list[str]:
+    baselines = report.get("baselines", {})
+    lines = ["Values as the official script rounds them; below, the 95 % interval of the exact value."]
+    for name, groups in baselines.items():
+        group, figures = next(iter(groups.items()))
+        values = f"accuracy {figures['accuracy']}, F1 {figures['f1']}"
+        lines.append(f"Blind baseline {name.replace('_', '-')} on the same questions ({group}): {values}")
+    return [*lines, *report["notes"]]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
+
+
+def _marked(entry: Cell) -> str:
+    return f"{entry.text} ({entry.span})" if entry.span else entry.text
+
+
+def markdown(task: Task, report: Mapping[str, Any]) -> str:
+    """The report as Markdown."""
+    coverage, banner = report["coverage"], report["headline"]
+    mark = f"{banner}: " if banner else ""
+    lines = [f"# {mark}{report['task'].upper()}: {_escape(subject(report))}", ""]
+    lines += [f"**{banner}**" if banner else f"Complete: all {coverage['expected']} answered.", ""]
+    for panel in panels(task, report):
+        head = ["", *map(_label, panel.metrics), "n"]
+        body = [[title, *map(_marked, cells), str(max(c.n for c in cells))] for _, title, cells in panel.rows]
+        lines += [f"## {mark}{' / '.join(title for _, title, _ in panel.rows[:1])}", "", *_table(head, body), ""]
+    lines += ["Values as the official script rounds them, in brackets the 95 % interval of the exact value.", ""]
+    if report.get("baselines"):
+        lines += ["## Blind baselines on the same questions", ""]
+        body = [
+            [f"{task.groups[group]}, {name.replace('_', '-')}", *(str(value) for value in figures.values())]
+            for name, groups in report["baselines"].items()
+            for group, figures in groups.items()
+        ]
+        first = next(iter(next(iter(report["baselines"].values())).values()))
+        lines += [*_table(["", *first], body), ""]
+    lines += ["## Protocol", "", *_table(["", ""], [[n, f"`{_escape(v)}`"] for n, v in protocol_rows(report)]), ""]
+    if report["notes"]:
+        lines += ["## Notes", "", *(f"- {note}" for note in report["notes"]), ""]
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("`", "'").replace("\n", " ").replace("<", "&lt;")
+
+
+def render(template: str, **values: Any) -> str:
+    """A packaged template, values HTML-escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("vlmeval", "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.get_template(template).render(**values)
+
+
+def html(task: Task, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The report as one HTML file: figures, protocol, and answers to look at."""
+    images = report["protocol"]["answers"].get("images")
+    picture = Thumbnails(Path(images) if images else None)
+    metrics = {metric.name: metric for metric in task.metrics}
+    cards = [
+        (task.groups[group], metrics[name], cell(report, group, metrics[name]), _blind(report, group, name))
+        for group, name in _headline(task, report)
+    ]
+    wrong = [row for row in rows if row["correct"] is False]
+    texts = [row for row in rows if row["correct"] is None]
+    texts.sort(key=lambda row: -len(row["detail"].get("hallucinated", ())))
+    return render(
+        "report.html",
+        title=f"{report['task'].upper()}: {subject(report)}",
+        report=report,
+        subject=subject(report),
+        cards=cards,
+        panels=panels(task, report),
+        groups=task.groups,
+        protocol=protocol_rows(report),
+        wrong=[(row, _picture(row, picture)) for row in _spread(wrong, _EXAMPLES)],
+        wrong_total=len(wrong),
+        texts=[(row, _picture(row, picture)) for row in texts[:_EXAMPLES]],
+        texts_total=len(texts),
+    )
+
+
+def _headline(task: Task, report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The task's headline figures, or the first group's figures where the headline groups were not asked."""
+    asked = [(group, name) for group, name in task.headline if group in report["counts"]]
+    first = next(iter(report["counts"]))
+    return asked or [(first, metric.name) for metric in task.metrics if first in metric.groups]
+
+
+def _blind(report: Mapping[str, Any], group: str, name: str) -> str:
+    found = [
+        f"{baseline.replace('_', '-')} {groups[group][name]}"
+        for baseline, groups in report.get("baselines", {}).items()
+        if name in groups.get(group, {})
+    ]
+    return ", ".join(found)
+
+
+def _picture(row: Mapping[str, Any], picture: Thumbnails) -> str | None:
+    return picture(row["images"][0]) if row["images"] else None
+
+
+def _spread(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    """At most ``count`` rows, evenly from the whole list, so that no group is left out by its place."""
+    if len(rows) <= count:
+        return list(rows)
+    return [rows[index * len(rows) // count] for index in range(count)]

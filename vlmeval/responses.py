@@ -1,0 +1,146 @@
+"""Answers in a file, and the coverage gate between them and the items of a benchmark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmdata.errors import DataError, MissingError
+from vlmeval.task import Benchmark, Item, Response
+
+__all__ = ["Coverage", "gate", "read"]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How answers and items meet; ``rows = answered + duplicate + unknown + outside + null``.
+
+    Attributes:
+        expected: items that are asked.
+        answered: items with an answer.
+        missing: items without one; ``expected = answered + missing``.
+        duplicate: further answers to an item already answered; each is scored, as the official script does.
+        unknown: answers to ids the benchmark does not have; not scored.
+        outside: answers to ids of a part that is not asked; not scored.
+        null: texts recorded as null; not scored, their items count as missing.
+        examples: a few ids of each kind that is not in order.
+    """
+
+    expected: int
+    answered: int
+    missing: int
+    duplicate: int
+    unknown: int
+    outside: int
+    null: int
+    examples: Mapping[str, list[Any]]
+
+    @property
+    def complete(self) -> bool:
+        """Every item is answered, each once."""
+        return self.missing == 0 and self.duplicate == 0
+
+    def banner(self) -> str:
+        """What stands over every figure that is not of the whole set, each item answered once; empty otherwise."""
+        parts = []
+        if self.missing:
+            parts.append(f"PARTIAL {self.answered}/{self.expected}")
+        if self.duplicate:
+            parts.append(f"{self.duplicate} DUPLICATE answers scored again")
+        if self.unknown:
+            parts.append(f"{self.unknown} UNKNOWN ids not scored")
+        if self.outside:
+            parts.append(f"{self.outside} answers of other parts not scored")
+        if self.null:
+            parts.append(f"{self.null} null captions not scored")
+        return " \N{MIDDLE DOT} ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``coverage`` of ``report.json``."""
+        names = ("expected", "answered", "missing", "duplicate", "unknown", "outside", "null")
+        examples = {kind: ids for kind, ids in self.examples.items() if ids}
+        return {**{name: getattr(self, name) for name in names}, "complete": self.complete, "examples": examples}
+
+
+def read(path: Path) -> list[Response]:
+    """Answers of a JSON array or JSON Lines file of ``{"id": 1005, "response": "Yes"}``; other keys are ignored.
+
+    Raises:
+        MissingError: there is no such file.
+        DataError: it is not JSON, or a row has no usable id or response.
+    """
+    if not path.is_file():
+        raise MissingError(f"no responses file {path}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    rows = _rows(path, text)
+    if not rows:
+        raise DataError(f"{path} holds no answers; expected rows like {{'id': 1005, 'response': 'Yes'}}")
+    return [_response(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
+
+
+def _rows(path: Path, text: str) -> list[Any]:
+    try:
+        if text.lstrip().startswith("["):
+            rows: list[Any] = json.loads(text)
+            return rows
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise DataError(f"{path} is not JSON: {error.msg} in {where}; is it cut short?") from None
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            if line.strip():
+                rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{path} is neither a JSON array nor JSON Lines: {error.msg} in line {number}"
+            ) from None
+    return rows
+
+
+def _response(row: Any, where: str) -> Response:
+    if not isinstance(row, dict) or "id" not in row or "response" not in row:
+        found = ", ".join(map(str, row)) if isinstance(row, dict) else repr(row)
+        raise DataError(f"{where}: expected an object with id and response, got {found:.80}")
+    ident, text = row["id"], row["response"]
+    if isinstance(ident, str) and ident.strip().lstrip("-").isdigit():
+        raise DataError(f'{where}: id is the text "{ident}", expected the number {ident.strip()}; write ids unquoted')
+    if not isinstance(ident, (int, str)) or isinstance(ident, bool):
+        raise DataError(f"{where}: id is {ident!r:.80}, expected a whole number")
+    if text is not None and not isinstance(text, str):
+        raise DataError(f"{where} (id {ident}): response is {text!r:.80}, expected text")
+    return Response(ident, text)
+
+
+def gate(benchmark: Benchmark, responses: Sequence[Response]) -> tuple[list[tuple[Item, str | None]], Coverage]:
+    """Join answers to items; count everything that does not fit.
+
+    Returns:
+        The answers to be scored, duplicates included, in file order; and the coverage.
+    """
+    items = {item.id: item for item in benchmark.items}
+    joined: list[tuple[Item, str | None]] = []
+    odd: dict[str, list[Any]] = {"duplicate": [], "unknown": [], "outside": [], "null": []}
+    answered: set[int | str] = set()
+    for response in responses:
+        item = items.get(response.id)
+        if item is None:
+            odd["outside" if response.id in benchmark.known else "unknown"].append(response.id)
+        elif response.text is None and item.kind == "text":
+            odd["null"].append(response.id)
+        else:
+            if item.id in answered:
+                odd["duplicate"].append(item.id)
+            answered.add(item.id)
+            joined.append((item, response.text))
+    missing = [ident for ident in items if ident not in answered]
+    counts = {kind: len(ids) for kind, ids in odd.items()}
+    examples = {kind: ids[:5] for kind, ids in {"missing": missing, **odd}.items()}
+    coverage = Coverage(len(items), len(answered), len(missing), **counts, examples=examples)
+    return joined, coverage

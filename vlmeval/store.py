@@ -1,0 +1,143 @@
+"""The files of an evaluation folder: written atomically, appended durably, never overwritten unasked."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vlmdata.errors import ConfigError, DataError, MissingError, OutputExistsError
+from vlmeval.task import Response
+
+__all__ = ["FILES", "REPORT", "RESPONSES", "SCORES", "SETUP", "Log", "claim", "read_json", "read_rows", "write", "write_json", "write_rows"]
+
+RESPONSES, SETUP, SCORES, REPORT = "responses.jsonl", "run.json", "scores.jsonl", "report.json"
+FILES = (RESPONSES, SETUP, SCORES, REPORT, "report.md", "report.html")
+
+
+def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make the folder ready to be written.
+
+    Raises:
+        OutputExistsError: it holds an evaluation already, and neither flag says what to do with it.
+        ConfigError: both flags are given, or the path is a file.
+    """
+    if resume and overwrite:
+        raise ConfigError("--resume keeps what is there and --overwrite removes it: give one of them")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out {folder} is a file, expected a folder")
+    found = [name for name in FILES if (folder / name).exists()]
+    if found and not (resume or overwrite):
+        raise OutputExistsError(
+            f"{folder} already holds an evaluation ({', '.join(found)}): go on with it with --resume, or replace it "
+            "with --overwrite"
+        )
+    if overwrite:
+        for name in found:
+            (folder / name).unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write one JSON object whole or not at all."""
+    write(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON Lines whole or not at all."""
+    write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One JSON object.
+
+    Raises:
+        MissingError: there is no such file.
+        DataError: it is not a JSON object.
+    """
+    if not path.is_file():
+        raise MissingError(f"{path} is missing: {path.parent} is no evaluation folder, or its run did not finish")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """JSON Lines.
+
+    Raises:
+        MissingError: there is no such file.
+        DataError: a line is not JSON.
+    """
+    if not path.is_file():
+        raise MissingError(f"{path} is missing: {path.parent} is no evaluation folder, or its run did not finish")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        try:
+            if line:
+                rows.append(json.loads(line))
+        except ValueError as error:
+            raise DataError(f"{path}, line {number} is not JSON: {error}") from None
+    return rows
+
+
+class Log:
+    """``responses.jsonl``: answers appended batch by batch; what a batch wrote survives a kill.
+
+    Use as a context manager; ``done`` holds the answers of earlier runs.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read what is there; a line torn by a kill is cut off, its item will be asked again.
+
+        Raises:
+            DataError: a whole line is not an answer.
+        """
+        self.path = path
+        self.done: list[Response] = []
+        raw = path.read_bytes() if path.is_file() else b""
+        whole = raw[: raw.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                row = json.loads(line)
+                self.done.append(Response(row["id"], row["response"]))
+            except (ValueError, KeyError, TypeError):
+                raise DataError(f"{path}, line {number} is no answer: {line[:60]!r}; start again with --overwrite") from None
+        self._file = path.open("ab")
+        self._file.truncate(len(whole))
+
+    def append(self, responses: Iterable[Response]) -> None:
+        """Write answers and wait until the disk has them."""
+        for response in responses:
+            row = {"id": response.id, "response": response.text}
+            self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            self.done.append(response)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Log:
+        """The log itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self._file.close()

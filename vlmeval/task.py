@@ -1,0 +1,205 @@
+"""What an evaluation task is, and how tasks are found: by the file names in ``vlmeval/tasks``.
+
+A task opens its data folder once and gets a ``Benchmark``: the items to be asked, a function that scores one
+answer, and one that adds the task's own numbers to the report. Every metric is a function of summed counters, so
+values, bootstrap intervals and paired differences come from one place for all tasks. Standard library only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vlmdata.errors import MissingError, choices
+
+__all__ = ["Benchmark", "Item", "Metric", "Option", "Response", "Score", "Sums", "Task", "load", "names", "ratio"]
+
+Sums = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to ask.
+
+    Attributes:
+        id: as the benchmark numbers it; answers join by it.
+        prompt: the user's text.
+        images: file names below the image folder, in order.
+        target: the truth, in whatever form the task's ``score`` understands.
+        groups: every group of the report this item counts in, the widest first.
+        kind: how long an answer is expected to be; picks the limit of new tokens.
+    """
+
+    id: int | str
+    prompt: str
+    images: tuple[str, ...]
+    target: Any
+    groups: tuple[str, ...]
+    kind: Literal["answer", "text"] = "answer"
+
+    @property
+    def cluster(self) -> str:
+        """What items share that are not independent of each other: the image."""
+        return self.images[0] if self.images else str(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What was said to an item; ``text`` is None for a recorded null."""
+
+    id: int | str
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One scored answer: everything a number in the report can be opened to.
+
+    Attributes:
+        counts: additive counters; a metric is a function of their sums over a group.
+        correct: right or wrong, for answers that are either; None otherwise.
+        answer: what was read from the response ("Yes", "No", None for neither), where reading applies.
+        detail: what else explains the counts (nouns found, hallucinated words).
+    """
+
+    item: Item
+    response: str | None
+    counts: Mapping[str, float]
+    correct: bool | None = None
+    answer: str | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """One row of ``scores.jsonl``."""
+        item = self.item
+        return {
+            "id": item.id,
+            "groups": list(item.groups),
+            "cluster": item.cluster,
+            "images": list(item.images),
+            "prompt": item.prompt,
+            "target": item.target,
+            "response": self.response,
+            "answer": self.answer,
+            "correct": self.correct,
+            "counts": dict(self.counts),
+            "detail": dict(self.detail),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number of a report.
+
+    Attributes:
+        name: key in ``report.json``.
+        label: name in tables.
+        groups: groups it is defined for.
+        value: summed counters (numbers, or arrays ``[R]`` of resampled sums) to the value; nan where undefined.
+        n: the counter that says over how many units the value is taken.
+        better: which direction is an improvement; None when neither is.
+        percent: the unit; plain numbers otherwise.
+        proportion: counters (successes, trials) when the value is a proportion of independent units, which gets a
+            Wilson interval; else the interval is a bootstrap over images.
+        column: the key of ``report.json`` it stands under.
+    """
+
+    name: str
+    label: str
+    groups: tuple[str, ...]
+    value: Callable[[Sums], Any]
+    n: str
+    better: Literal["high", "low"] | None = "high"
+    percent: bool = True
+    proportion: tuple[str, str] | None = None
+    column: Literal["exact", "rates"] = "exact"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A command line option of one task; its value reaches ``Task.open`` under ``name`` (dashes as underscores)."""
+
+    name: str
+    help: str
+    default: str | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A task's data, opened and checked.
+
+    Attributes:
+        items: everything that is asked, in the benchmark's order.
+        known: ids that exist in the benchmark beyond ``items`` (other parts): not unknown, but not asked.
+        data: file name to sha256 of every data file read.
+        protocol: how answers are scored, for the report.
+        score: one answer to one score.
+        summarize: scores to the task's own keys of ``report.json``.
+        notes: anything a reader of the report must be told.
+    """
+
+    items: tuple[Item, ...]
+    known: frozenset[int | str]
+    data: Mapping[str, str]
+    protocol: Mapping[str, Any]
+    score: Callable[[Item, str | None], Score]
+    summarize: Callable[[Sequence[Score]], dict[str, Any]]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One evaluation task.
+
+    Attributes:
+        summary: one line for ``vlmeval --help``.
+        open: (data folder, settings, ids of a given responses file or None) to a checked ``Benchmark``. Settings hold
+            the values of ``options``.
+        metrics: in the order of the tables.
+        headline: (group, metric) rows of a comparison, in order.
+        groups: group to its title, in order.
+        options: what the task adds to the command line.
+        images: whether the task's items show images, so that an image folder is needed to ask a model.
+    """
+
+    summary: str
+    open: Callable[[Path, Mapping[str, Any], frozenset[int | str] | None], Benchmark]
+    metrics: tuple[Metric, ...]
+    headline: tuple[tuple[str, str], ...]
+    groups: Mapping[str, str]
+    options: tuple[Option, ...] = ()
+    images: bool = True
+
+
+def ratio(numerator: Any, denominator: Any) -> Any:
+    """Numerator over denominator for numbers or arrays ``[R]``; nan where the denominator is zero."""
+    if not hasattr(denominator, "shape"):
+        return numerator / denominator if denominator else float("nan")
+    import numpy as np
+
+    empty = denominator == 0
+    return np.where(empty, np.nan, numerator / np.where(empty, 1, denominator))
+
+
+def names() -> list[str]:
+    """All task names, sorted; nothing is imported."""
+    import vlmeval.tasks as package
+
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def load(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        MissingError: there is no such task.
+    """
+    if name not in names():
+        raise MissingError(f"no task named {name!r}; valid: {choices(names())}")
+    task: Task = importlib.import_module(f"vlmeval.tasks.{name}").TASK
+    return task

@@ -1,0 +1,54 @@
+"""Small pictures as data URLs, so that a report is one file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+__all__ = ["Thumbnails"]
+
+
+class Thumbnails:
+    """Pictures of one folder, made when asked for, until the budget is spent.
+
+    Attributes:
+        left: bytes of data URLs that may still be made.
+        skipped: pictures that could not be shown: not there, not readable, or over budget.
+    """
+
+    def __init__(self, folder: Path | None, *, side: int = 224, budget: int = 6_000_000) -> None:
+        """Take pictures from a folder; None shows none."""
+        self.folder, self.side, self.left, self.skipped = folder, side, budget, 0
+        self._made: dict[str, str | None] = {}
+
+    def __call__(self, name: str) -> str | None:
+        """A ``data:`` URL of the picture, or None."""
+        if self.folder is None or not name:
+            return None
+        if name not in self._made:
+            self._made[name] = self._make(self.folder / name)
+            self.skipped += self._made[name] is None
+        return self._made[name]
+
+    def _make(self, path: Path) -> str | None:
+        from PIL import Image
+
+        try:
+            with Image.open(path) as file:
+                picture = file.convert("RGBA")
+        except (OSError, SyntaxError, ValueError):
+            return None
+        picture.thumbnail((self.side, self.side))
+        flat = Image.new("RGB", picture.size, "white")
+        flat.paste(picture, mask=picture.getchannel("A"))
+        # Drawings with few colours are smaller and sharper as PNG, photographs as JPEG.
+        drawn = flat.getcolors(256) is not None
+        buffer = io.BytesIO()
+        flat.save(buffer, **({"format": "PNG", "optimize": True} if drawn else {"format": "JPEG", "quality": 72}))
+        kind = "png" if drawn else "jpeg"
+        url = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        if len(url) > self.left:
+            return None
+        self.left -= len(url)
+        return url
