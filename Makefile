@@ -1,0 +1,38 @@
+# Everything here works on a machine that has only Python 3.11 to 3.13.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+SEED ?= 0
+
+.PHONY: help setup demo test test-all lint bench clean
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed ## make the virtual environment and install everything into it
+
+$(VENV)/.installed: setup.cfg constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "make: Python %d.%d found, 3.11 to 3.13 needed: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,quant]'
+	@touch $@
+
+demo: setup ## raw data to fine-tuned adapter to hallucination report, in minutes
+	@PATH="$(abspath $(BIN)):$$PATH" bash demo.sh "$(DEMO)" "$(SEED)"
+
+test: setup ## the tests, under ten minutes
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: setup ## the tests and the long matrix
+	$(BIN)/python -m pytest -q
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup ## ours against plain TRL, same work, ratios
+	$(BIN)/python -m benchmarks.train
+
+clean: ## remove the virtual environment and caches; leaves demo/ alone
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
