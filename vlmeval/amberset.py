@@ -82,7 +82,8 @@ def read(folder: Path) -> AmberSet:
         MissingError: a file is not there.
         DataError: a file is not what it should be.
     """
-    place, data = locate(folder), {}
+    place = locate(folder)
+    data: dict[str, str] = {}
     rows = _json(place / "annotations.json", list, data)
     association = _association(place / "relation.json", data)
     safe = frozenset(line for line in _text(place / "safe_words.txt", data).splitlines() if line)

@@ -66,7 +66,7 @@ def resampled(task: Task, rows: Sequence[Row], clusters: Sequence[str], seed: in
 
 
 def columns(task: Task, rows: Sequence[Row], groups: Sequence[str], seed: int = 0) -> dict[str, Any]:
-    """The ``exact`` and ``rates`` columns of a report: unrounded values with n and a 95 % interval, in the metric's unit.
+    """The ``exact`` and ``rates`` columns of a report: unrounded values, each with n and a 95 % interval.
 
     Args:
         task: whose metrics are taken.

@@ -11,7 +11,7 @@ from vlmeval.task import Metric, Task, load
 from vlmeval.thumbnails import Thumbnails
 from vlmeval.view import Cell, Panel, cell, panels, protocol_rows
 
-__all__ = ["html", "markdown", "render", "subject", "terminal", "write"]
+__all__ = ["html", "label", "markdown", "render", "subject", "table_lines", "terminal", "write"]
 
 _EXAMPLES = 24
 
@@ -69,11 +69,14 @@ def _rich_table(task: Task, panel: Panel, report: Mapping[str, Any]) -> Any:
     from rich.text import Text
 
     partial = report["headline"].split(" \N{MIDDLE DOT} ")[0] if not report["coverage"]["complete"] else ""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=0, show_edge=False, title=partial or None, title_style="bold red",
+        title_justify="left",
+    )
     headed = {name for _group, name in task.headline}
-    table.add_column(Text(partial, style="bold red"), no_wrap=False)
+    table.add_column("", no_wrap=True)
     for metric in panel.metrics:
-        table.add_column(_label(metric), justify="right", no_wrap=True)
+        table.add_column(metric.label, justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     for _group, title, cells in panel.rows:
         values = []
@@ -86,7 +89,8 @@ def _rich_table(task: Task, panel: Panel, report: Mapping[str, Any]) -> Any:
     return table
 
 
-def _label(metric: Metric) -> str:
+def label(metric: Metric) -> str:
+    """A metric's name with the direction that is better."""
     return metric.label + {"high": " ↑", "low": " ↓", None: ""}[metric.better]
 
 
@@ -100,7 +104,8 @@ def _footer(report: Mapping[str, Any]) -> list[str]:
     return [*lines, *report["notes"]]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table, figures to the right."""
     rule = ["---"] + ["---:"] * (len(head) - 1)
     return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
 
@@ -116,9 +121,9 @@ def markdown(task: Task, report: Mapping[str, Any]) -> str:
     lines = [f"# {mark}{report['task'].upper()}: {_escape(subject(report))}", ""]
     lines += [f"**{banner}**" if banner else f"Complete: all {coverage['expected']} answered.", ""]
     for panel in panels(task, report):
-        head = ["", *map(_label, panel.metrics), "n"]
+        head = ["", *map(label, panel.metrics), "n"]
         body = [[title, *map(_marked, cells), str(max(c.n for c in cells))] for _, title, cells in panel.rows]
-        lines += [f"## {mark}{' / '.join(title for _, title, _ in panel.rows[:1])}", "", *_table(head, body), ""]
+        lines += [f"## {mark}{' / '.join(title for _, title, _ in panel.rows[:1])}", "", *table_lines(head, body), ""]
     lines += ["Values as the official script rounds them, in brackets the 95 % interval of the exact value.", ""]
     if report.get("baselines"):
         lines += ["## Blind baselines on the same questions", ""]
@@ -128,8 +133,8 @@ def markdown(task: Task, report: Mapping[str, Any]) -> str:
             for group, figures in groups.items()
         ]
         first = next(iter(next(iter(report["baselines"].values())).values()))
-        lines += [*_table(["", *first], body), ""]
-    lines += ["## Protocol", "", *_table(["", ""], [[n, f"`{_escape(v)}`"] for n, v in protocol_rows(report)]), ""]
+        lines += [*table_lines(["", *first], body), ""]
+    lines += ["## Protocol", "", *table_lines(["", ""], [[n, f"`{_escape(v)}`"] for n, v in protocol_rows(report)]), ""]
     if report["notes"]:
         lines += ["## Notes", "", *(f"- {note}" for note in report["notes"]), ""]
     return "\n".join(lines)

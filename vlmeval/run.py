@@ -157,13 +157,14 @@ def _images(task: Task, data: Path, images: str | Path | None, items: Sequence[I
         raise MissingError(f"no image folder {folder}{hint}")
     blank = [item.id for item in items if not item.images]
     if blank:
-        raise DataError(f"the data name no image and question for {len(blank)} items (id {blank[0]} ...): query/ is "
-                        "missing or incomplete, and a model cannot be asked")
+        raise DataError(
+            f"the data name no image and question for {len(blank)} items (id {blank[0]} ...): query/ is missing or "
+            "incomplete, and a model cannot be asked"
+        )
     names = list(dict.fromkeys(name for item in items for name in item.images))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise MissingError(f"{len(missing)} of {len(names)} images are not in {folder}: {', '.join(missing[:3])}"
-                           f"{' ...' if len(missing) > 3 else ''}")
+        raise MissingError(f"{len(missing)} of {len(names)} images are not in {folder}: {_few(missing)}")
     _probe(folder, names)
     return folder
 
@@ -180,17 +181,21 @@ def _probe(folder: Path, names: Sequence[str]) -> None:
         except (OSError, SyntaxError, ValueError):
             broken.append(name)
     if broken:
-        raise DataError(f"{len(broken)} of {len(names)} images in {folder} are no readable images: "
-                        f"{', '.join(broken[:3])}{' ...' if len(broken) > 3 else ''}")
+        raise DataError(f"{len(broken)} of {len(names)} images in {folder} are no readable images: {_few(broken)}")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
 def _ask(
     task: str, benchmark: Benchmark, items: Sequence[Item], local: Local, out: Path, images: Path | None, quiet: bool
 ) -> tuple[list[Response], dict[str, Any]]:
     """Ask what is not answered yet; every batch is on disk before the next is asked."""
-    setup = {"task": task, "answers": local.describe(), "data": dict(benchmark.data)}
+    setup: dict[str, Any] = {"task": task, "answers": local.describe(), "data": dict(benchmark.data)}
     path = out / store.SETUP
     before = store.read_json(path) if path.is_file() else {}
+    record: dict[str, Any] = before
     if before:
         _same(before["setup"], setup, out)
     elif (out / store.RESPONSES).is_file():
@@ -209,8 +214,6 @@ def _ask(
                 for answered in local.answer(todo):
                     log.append(answered)
                     advance(len(answered))
-        else:
-            record = before
         return log.done, {**record["setup"]["answers"], **record["environment"], "images": record["images"]}
 
 

@@ -9,10 +9,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from vlmdata.atomic import replacing
 from vlmdata.errors import ConfigError, DataError, MissingError, OutputExistsError
 from vlmeval.task import Response
 
-__all__ = ["FILES", "REPORT", "RESPONSES", "SCORES", "SETUP", "Log", "claim", "read_json", "read_rows", "write", "write_json", "write_rows"]
+__all__ = [
+    "FILES",
+    "REPORT",
+    "RESPONSES",
+    "SCORES",
+    "SETUP",
+    "Log",
+    "claim",
+    "read_json",
+    "read_rows",
+    "write",
+    "write_json",
+    "write_rows",
+]
 
 RESPONSES, SETUP, SCORES, REPORT = "responses.jsonl", "run.json", "scores.jsonl", "report.json"
 FILES = (RESPONSES, SETUP, SCORES, REPORT, "report.md", "report.html")
@@ -43,12 +57,8 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
 def write(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -119,7 +129,9 @@ class Log:
                 row = json.loads(line)
                 self.done.append(Response(row["id"], row["response"]))
             except (ValueError, KeyError, TypeError):
-                raise DataError(f"{path}, line {number} is no answer: {line[:60]!r}; start again with --overwrite") from None
+                raise DataError(
+                    f"{path}, line {number} is no answer: {line[:60]!r}; start again with --overwrite"
+                ) from None
         self._file = path.open("ab")
         self._file.truncate(len(whole))
 

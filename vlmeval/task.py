@@ -157,6 +157,7 @@ class Task:
     """One evaluation task.
 
     Attributes:
+        name: its file's and its command's.
         summary: one line for ``vlmeval --help``.
         open: (data folder, settings, ids of a given responses file or None) to a checked ``Benchmark``. Settings hold
             the values of ``options``.
@@ -167,6 +168,7 @@ class Task:
         images: whether the task's items show images, so that an image folder is needed to ask a model.
     """
 
+    name: str
     summary: str
     open: Callable[[Path, Mapping[str, Any], frozenset[int | str] | None], Benchmark]
     metrics: tuple[Metric, ...]

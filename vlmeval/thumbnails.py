@@ -45,7 +45,7 @@ class Thumbnails:
         # Drawings with few colours are smaller and sharper as PNG, photographs as JPEG.
         drawn = flat.getcolors(256) is not None
         buffer = io.BytesIO()
-        flat.save(buffer, **({"format": "PNG", "optimize": True} if drawn else {"format": "JPEG", "quality": 72}))
+        flat.save(buffer, "PNG", optimize=True) if drawn else flat.save(buffer, "JPEG", quality=72)
         kind = "png" if drawn else "jpeg"
         url = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
         if len(url) > self.left:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 __all__ = ["Lexicon", "Synonyms", "captioned", "exact", "official"]
@@ -78,9 +79,10 @@ def captioned(
         if slot is not None:
             covered.add(slot)
             continue
-        marks = (_first(invented, noun.__eq__), _first(invented, lambda word, n=noun: lexicon.synonyms(n, word)))
+        alike = partial(lexicon.synonyms, noun)
+        marks = (_first(invented, noun.__eq__), _first(invented, alike))
         cognition.update(mark for mark in marks if mark is not None)
-        slot = _first(present, lambda word, n=noun: lexicon.synonyms(n, word))
+        slot = _first(present, alike)
         if slot is not None:
             covered.add(slot)
         else:

@@ -28,7 +28,7 @@ def cluster_sums(clusters: Sequence[Hashable], counts: Mapping[str, Sequence[flo
     order = {cluster: index for index, cluster in enumerate(dict.fromkeys(clusters))}
     index = np.fromiter((order[cluster] for cluster in clusters), dtype=np.int64, count=len(clusters))
     return {
-        name: np.bincount(index, weights=np.asarray(values, dtype=np.float64), minlength=len(order))
+        name: np.bincount(index, weights=np.asarray(values), minlength=len(order)).astype(np.float64)
         for name, values in counts.items()
     }
 
@@ -92,4 +92,4 @@ def mcnemar(one: int, other: int) -> float:
     for k in range(1, fewer + 1):
         term = term * (total - k + 1) // k
         tail += term
-    return min(1.0, 2 * tail / 2**total)
+    return min(1.0, float(2 * tail / 2**total))

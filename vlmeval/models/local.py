@@ -15,6 +15,7 @@ from vlmeval.task import Item, Response
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
     from vlmtrain.model import Loaded
 
 __all__ = ["Local", "batches"]
@@ -149,6 +150,7 @@ class Local:
 
     def _generate(self, batch: Sequence[Item]) -> list[Response]:
         import torch
+
         from vlmtrain.collate import prompt_batch
 
         assert self.loaded is not None

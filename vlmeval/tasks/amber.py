@@ -26,8 +26,16 @@ from vlmeval.task import Benchmark, Item, Metric, Option, Score, Sums, Task, rat
 __all__ = ["TASK"]
 
 _QUESTIONS = ("discriminative", "existence", "attribute", "state", "number", "action", "relation")
-_PREFIX = {"discriminative": ("",), "existence": ("ha_",), "state": ("as_",), "number": ("an_",), "action": ("aa_",)}
-_PREFIX |= {"attribute": ("as_", "an_", "aa_"), "relation": ("asso_",)}
+_PREFIX: Mapping[str, tuple[str, ...]] = {
+    "discriminative": ("",),
+    "existence": ("ha_",),
+    "attribute": ("as_", "an_", "aa_"),
+    "state": ("as_",),
+    "number": ("an_",),
+    "action": ("aa_",),
+    "relation": ("asso_",),
+}
+_NOUNS = ("embedded", "official")
 _READ = {"word": yesno.by_word, "none": yesno.as_written}
 
 
@@ -94,8 +102,8 @@ def _engines(
     from vlmeval.metrics import nouns, nouns_official, synonyms
 
     engine = settings.get("nouns") or "embedded"
-    if engine not in ("embedded", "official"):
-        raise ConfigError(f"--nouns is {engine!r}; valid: embedded, official")
+    if engine not in _NOUNS:
+        raise ConfigError(f"--nouns is {engine!r}; valid: {choices(_NOUNS)}")
     lexicon = chair.Lexicon(amber.association, amber.safe)
     if not any(item.kind == "text" for item in items):
         return lexicon, lambda text: [], {}
@@ -114,8 +122,9 @@ def _notes(amber: amberset.AmberSet, engine: Mapping[str, Any]) -> tuple[str, ..
             "numbers use nltk's tagger and spaCy's en_core_web_lg."
         )
     if not amber.queries:
-        notes.append("The data folder has no query/ files: images are unknown, so intervals treat answers as "
-                     "independent.")
+        notes.append(
+            "The data folder has no query/ files: images are unknown, so intervals treat answers as independent."
+        )
     return tuple(notes)
 
 
@@ -142,17 +151,16 @@ def _captions_official(scores: Sequence[Score], starts: Mapping[str, float]) -> 
 
 def _summary(scores: Sequence[Score], asked: Sequence[str], starts: Mapping[str, float]) -> dict[str, Any]:
     """``official``, the blind baselines on the same questions, and what each reading rule could not read."""
-    official = {
-        group: _captions_official(scores, starts) if group == "generative" else _questions_official(scores, group, starts)
-        for group in asked
-    }
+    official = {group: _questions_official(scores, group, starts) for group in asked if group != "generative"}
+    if "generative" in asked:
+        official["generative"] = _captions_official(scores, starts)
     questions = [score for score in scores if score.item.kind == "answer"]
     summary: dict[str, Any] = {"official": official}
     if questions:
         summary["baselines"] = {
             f"all_{answer.lower()}": {
                 group: _questions_official(_constant(questions, answer), group, starts)
-                for group in asked
+                for group in official
                 if group != "generative"
             }
             for answer in ("No", "Yes")
@@ -173,6 +181,7 @@ def _percent(numerator: str, denominator: str) -> Callable[[Sums], Any]:
 _CAPTIONS = ("generative",)
 
 TASK = Task(
+    name="amber",
     summary="AMBER: hallucination in yes/no answers and captions.",
     open=_open,
     groups={
@@ -197,7 +206,10 @@ TASK = Task(
         ),
         Metric("chair", "CHAIR", _CAPTIONS, _percent("hallucinated", "nouns"), "nouns", "low"),
         Metric("cover", "Cover", _CAPTIONS, _percent("covered", "truth_slots"), "truth_slots"),
-        Metric("hal", "Hal", _CAPTIONS, _percent("dirty", "captions"), "captions", "low", proportion=("dirty", "captions")),
+        Metric(
+            "hal", "Hal", _CAPTIONS, _percent("dirty", "captions"), "captions", "low",
+            proportion=("dirty", "captions"),
+        ),
         Metric("cog", "Cog", _CAPTIONS, _percent("cognition", "hallu_slots"), "hallu_slots", "low"),
         Metric(
             "words", "Words", _CAPTIONS, lambda s: ratio(s["words"], s["captions"]), "captions", None, percent=False,
@@ -223,7 +235,7 @@ TASK = Task(
             None,
             ("word", "none"),
         ),
-        Option("nouns", "Noun engine of captions; official needs nltk with its data.", "embedded", ("embedded", "official")),
+        Option("nouns", "Noun engine of captions; official needs nltk and its data.", "embedded", _NOUNS),
         Option(
             "synonyms",
             "exact, official (spaCy's en_core_web_lg), or a file of synonym pairs, one tab-separated pair a line."
