@@ -96,18 +96,14 @@ def _interval(metric: Metric, sums: Mapping[str, float], drawn: Mapping[str, Arr
 
     from vlmeval.metrics.intervals import interval, wilson
 
-    found: tuple[float, float] | None = None
-    point = value(metric, sums)
-    if point is None:
+    if value(metric, sums) is None:
         return None
+    found = interval(np.asarray(metric.value(drawn), dtype=np.float64)) if drawn and not metric.independent else None
     if metric.proportion:
-        found = wilson(*(sums[name] for name in metric.proportion))
-        scale = 100 if metric.percent else 1
-        return [bound * scale for bound in found] if found else None
-    if drawn:
-        found = interval(np.asarray(metric.value(drawn), dtype=np.float64))
-    if metric.percent and point in (0.0, 100.0) and (found is None or found[0] == found[1]):
+        successes, trials = (sums[name] for name in metric.proportion)
         # Resampling cannot vary what never varied; the score interval still says how much n answers can tell.
-        edge = wilson(point / 100 * sums[metric.n], sums[metric.n])
-        found = (edge[0] * 100, edge[1] * 100) if edge else None
+        if metric.independent or successes in (0, trials):
+            edge = wilson(successes, trials)
+            scale = 100 if metric.percent else 1
+            found = (edge[0] * scale, edge[1] * scale) if edge else None
     return list(found) if found else None

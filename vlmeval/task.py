@@ -103,8 +103,9 @@ class Metric:
         n: the counter that says over how many units the value is taken.
         better: which direction is an improvement; None when neither is.
         percent: the unit; plain numbers otherwise.
-        proportion: counters (successes, trials) when the value is a proportion of independent units, which gets a
-            Wilson interval; else the interval is a bootstrap over images.
+        proportion: counters (successes, trials) when the value is one proportion.
+        independent: the trials are independent of each other, so the interval is Wilson's; else it is a bootstrap over
+            images.
         column: the key of ``report.json`` it stands under.
     """
 
@@ -116,6 +117,7 @@ class Metric:
     better: Literal["high", "low"] | None = "high"
     percent: bool = True
     proportion: tuple[str, str] | None = None
+    independent: bool = False
     column: Literal["exact", "rates"] = "exact"
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vlmdata.errors import ConfigError, choices
 from vlmeval import amberset
@@ -174,8 +174,31 @@ def _constant(questions: Sequence[Score], answer: str) -> list[Score]:
     return [Score(q.item, answer, yesno.counts(answer, q.item.target)) for q in questions]
 
 
-def _percent(numerator: str, denominator: str) -> Callable[[Sums], Any]:
-    return lambda sums: 100 * ratio(sums[numerator], sums[denominator])
+def _share(
+    name: str,
+    label: str,
+    groups: tuple[str, ...],
+    successes: str,
+    trials: str,
+    better: Literal["high", "low"] | None = "high",
+    *,
+    independent: bool = False,
+    column: Literal["exact", "rates"] = "exact",
+) -> Metric:
+    """A metric that is a proportion, in percent."""
+
+    def value(sums: Sums) -> Any:
+        return 100 * ratio(sums[successes], sums[trials])
+
+    return Metric(name, label, groups, value, trials, better, True, (successes, trials), independent, column)
+
+
+def _f1(sums: Sums) -> Any:
+    return 200 * ratio(sums["caught"], sums["said_no"] + sums["is_no"])
+
+
+def _words(sums: Sums) -> Any:
+    return ratio(sums["words"], sums["captions"])
 
 
 _CAPTIONS = ("generative",)
@@ -195,26 +218,17 @@ TASK = Task(
         "generative": "Generative",
     },
     metrics=(
-        Metric("accuracy", "Accuracy", _QUESTIONS, _percent("right", "asked"), "asked"),
-        Metric("precision", "Precision", _QUESTIONS, _percent("caught", "said_no"), "said_no"),
-        Metric("recall", "Recall", _QUESTIONS, _percent("caught", "is_no"), "is_no"),
-        Metric("f1", "F1", _QUESTIONS, lambda s: 200 * ratio(s["caught"], s["said_no"] + s["is_no"]), "asked"),
-        Metric("yes_rate", "Says yes", _QUESTIONS, _percent("said_yes", "asked"), "asked", None, column="rates"),
-        Metric(
-            "no_answer_rate", "Neither", _QUESTIONS, _percent("unread", "asked"), "asked", "low",
-            proportion=("unread", "asked"), column="rates",
-        ),
-        Metric("chair", "CHAIR", _CAPTIONS, _percent("hallucinated", "nouns"), "nouns", "low"),
-        Metric("cover", "Cover", _CAPTIONS, _percent("covered", "truth_slots"), "truth_slots"),
-        Metric(
-            "hal", "Hal", _CAPTIONS, _percent("dirty", "captions"), "captions", "low",
-            proportion=("dirty", "captions"),
-        ),
-        Metric("cog", "Cog", _CAPTIONS, _percent("cognition", "hallu_slots"), "hallu_slots", "low"),
-        Metric(
-            "words", "Words", _CAPTIONS, lambda s: ratio(s["words"], s["captions"]), "captions", None, percent=False,
-            column="rates",
-        ),
+        _share("accuracy", "Accuracy", _QUESTIONS, "right", "asked"),
+        _share("precision", "Precision", _QUESTIONS, "caught", "said_no"),
+        _share("recall", "Recall", _QUESTIONS, "caught", "is_no"),
+        Metric("f1", "F1", _QUESTIONS, _f1, "asked"),
+        _share("yes_rate", "Says yes", _QUESTIONS, "said_yes", "asked", None, column="rates"),
+        _share("no_answer_rate", "Neither", _QUESTIONS, "unread", "asked", "low", independent=True, column="rates"),
+        _share("chair", "CHAIR", _CAPTIONS, "hallucinated", "nouns", "low"),
+        _share("cover", "Cover", _CAPTIONS, "covered", "truth_slots"),
+        _share("hal", "Hal", _CAPTIONS, "dirty", "captions", "low", independent=True),
+        _share("cog", "Cog", _CAPTIONS, "cognition", "hallu_slots", "low"),
+        Metric("words", "Words", _CAPTIONS, _words, "captions", None, percent=False, column="rates"),
     ),
     headline=(
         ("discriminative", "accuracy"),
