@@ -20,7 +20,7 @@ from vlmdata.errors import ConfigError, DataError
 from vlmtrain.chat import Messages, add_special_tokens, has_image_mark, render, render_prompt
 from vlmtrain.family import Family
 
-__all__ = ["IGNORED", "Collator", "answer_mask", "decode", "prompt_batch"]
+__all__ = ["IGNORED", "Collator", "PreferenceCollator", "answer_mask", "decode", "prompt_batch"]
 
 IGNORED = -100
 
@@ -68,12 +68,48 @@ class Collator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """One batch; the rows' images are decoded here."""
-        rendered = [render(self.processor, row["messages"]) for row in rows]
-        images = [decode(row) for row in rows]
-        batch = _encode(self.processor, self.family, [r.text for r in rendered], images, side="right", offsets=True)
-        mask = answer_mask(batch, [r.answers for r in rendered])
+        rendered = [_rendered(self.processor, row) for row in rows]
+        texts, answers = [text for text, _ in rendered], [spans for _, spans in rendered]
+        batch = _encode(self.processor, self.family, texts, [decode(row) for row in rows], side="right", offsets=True)
+        mask = answer_mask(batch, answers)
         labels = batch["input_ids"].masked_fill(~mask, IGNORED)
         return {**batch, "labels": labels}
+
+
+class PreferenceCollator:
+    """Rows of preference shards to DPO batches in TRL's layout.
+
+    ``input_ids``, ``attention_mask`` and ``completion_mask`` are ``[2B, T]``: B chosen rows, then their B rejected
+    ones, padded on the right to the longest. The pixels are those of the B prompts, once: the trainer repeats what
+    the model makes of them.
+
+    Attributes:
+        reference: row number -> log-probabilities of chosen and rejected under the reference; where it is set, they
+            come along as ``ref_chosen_logps`` and ``ref_rejected_logps`` ``[B]``.
+    """
+
+    reference: Mapping[int, tuple[float, float]] | None = None
+
+    def __init__(self, processor: Any, family: Family) -> None:
+        """Take the processor as it is to be used: image budget set, chat template present."""
+        self.processor, self.family = processor, family
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """One batch; the rows' images are decoded and processed once per pair."""
+        sides = [[_rendered(self.processor, row, side) for row in rows] for side in ("chosen", "rejected")]
+        images = [decode(row) for row in rows]
+        chosen, rejected = ([text for text, _ in side] for side in sides)
+        batch = _encode(self.processor, self.family, chosen, images, side="right", offsets=True)
+        replaced = batch.get("text_replacement_offsets")
+        second = _encode_again(self.processor, rejected, replaced or [[]] * len(rows))
+        for half, side in zip((batch, second), sides, strict=True):
+            half["completion_mask"] = answer_mask(half, [spans for _, spans in side]).long()
+        pad = {"input_ids": self.processor.tokenizer.pad_token_id}
+        joined = {key: _stack(batch[key], second[key], pad.get(key, 0)) for key in second}
+        if self.reference is not None:
+            logps = torch.tensor([self.reference[row["row"]] for row in rows])
+            joined["ref_chosen_logps"], joined["ref_rejected_logps"] = logps.unbind(1)
+        return {**batch, **joined}
 
 
 def decode(row: Mapping[str, Any]) -> list[Image.Image]:
@@ -82,12 +118,17 @@ def decode(row: Mapping[str, Any]) -> list[Image.Image]:
     Raises:
         DataError: an image cannot be decoded; the row is named.
     """
-    images = []
+    images: list[Image.Image] = []
+    scale = row.get("image_scale") or 1.0
     for index, image in enumerate(row["images"]):
         try:
-            picture = Image.open(io.BytesIO(image["bytes"]))
-            images.append(picture if picture.mode == "RGB" else picture.convert("RGB"))
+            picture: Image.Image = Image.open(io.BytesIO(image["bytes"]))
             picture.load()
+            picture = picture if picture.mode == "RGB" else picture.convert("RGB")
+            if scale < 1:
+                width, height = (max(1, int(side * scale)) for side in picture.size)
+                picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+            images.append(picture)
         except (OSError, SyntaxError, TypeError, ValueError) as error:
             raise DataError(f"image {index} of row {row.get('id')!r} cannot be decoded: {error}") from error
     return images
@@ -116,6 +157,43 @@ def answer_mask(batch: dict[str, Any], answers: Sequence[Sequence[tuple[int, int
     return mask
 
 
+def _rendered(processor: Any, row: Mapping[str, Any], side: str | None = None) -> tuple[str, Any]:
+    """Text and answer spans of a row, from the columns ``vlmtrain.lengths.fit`` adds or else rendered now."""
+    text, answers = (f"{side}_text", f"{side}_answers") if side else ("text", "answers")
+    if text in row:
+        return row[text], row[answers]
+    if side is None:
+        rendered = render(processor, row["messages"])
+        return rendered.text, rendered.answers
+    rendered = render(processor, [*row["prompt"], *row[side]])
+    return rendered.text, rendered.answers[-sum(turn["role"] == "assistant" for turn in row[side]) :]
+
+
+def _encode_again(processor: Any, texts: list[str], replaced: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """What the processor would make of other texts on images it has just seen, without seeing them again."""
+    pieces = [[entry["replacement"] for entry in row] for row in replaced]
+    expanded, offsets = processor.get_text_with_replacements(list(texts), [piece for row in pieces for piece in row])
+    encoded = processor.tokenizer(
+        expanded,
+        return_tensors="pt",
+        padding=True,
+        padding_side="right",
+        return_offsets_mapping=True,
+        add_special_tokens=add_special_tokens(processor, texts[0]),
+    )
+    batch: dict[str, Any] = {**encoded, "text_replacement_offsets": offsets}
+    if processor.return_mm_token_type_ids:
+        batch["mm_token_type_ids"] = torch.as_tensor(processor.create_mm_token_type_ids(encoded["input_ids"]))
+    return batch
+
+
+def _stack(first: torch.Tensor, second: torch.Tensor, pad: int) -> torch.Tensor:
+    """Two ``[B, T]`` of different T as one ``[2B, max T]``."""
+    width = max(first.shape[1], second.shape[1])
+    grown = [torch.nn.functional.pad(half, (0, width - half.shape[1]), value=pad) for half in (first, second)]
+    return torch.cat(grown)
+
+
 def _encode(
     processor: Any,
     family: Family,
@@ -131,12 +209,13 @@ def _encode(
     if len(special) > 1:
         raise DataError("the chat template writes the BOS token for some rows only")
     kwargs = dict.fromkeys(("return_offsets_mapping", "return_text_replacement_offsets"), True) if offsets else {}
-    return processor(
+    batch = processor(
         text=texts,
         images=pictures if any(images) else None,
-        return_tensors="pt",
         padding=True,
         padding_side=side,
         add_special_tokens=special.pop(),
         **kwargs,
     )
+    # Not the processor's own return_tensors: Idefics3's would try to make a tensor of the replacement offsets.
+    return batch.convert_to_tensors("pt", skip_tensor_conversion=["text_replacement_offsets"])

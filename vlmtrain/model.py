@@ -171,7 +171,7 @@ def read_run(adapter: str | Path) -> dict[str, Any]:
         raise MissingError(f"no adapter folder {adapter}")
     if not (folder / "adapter_config.json").is_file():
         unfinished = (folder / "checkpoints").is_dir()
-        why = "the run was never finished: give it again with --resume" if unfinished else "no adapter_config.json in it"
+        why = "the run was never finished: use --resume" if unfinished else "no adapter_config.json in it"
         raise MissingError(f"{adapter} is not an adapter: {why}")
     own = folder / "vlmtrain.json"
     if own.is_file():

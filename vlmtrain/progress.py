@@ -1,0 +1,184 @@
+"""What a run shows while it goes, and what it writes down: live on a terminal, plain lines elsewhere, log.jsonl."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+__all__ = ["Reporter", "peak_memory"]
+
+# What TRL and transformers call it -> what we write.
+_NAMES = {
+    "loss": "loss",
+    "learning_rate": "learning_rate",
+    "grad_norm": "grad_norm",
+    "mean_token_accuracy": "token_accuracy",
+    "rewards/accuracies": "reward_accuracy",
+    "rewards/margins": "reward_margin",
+    "rewards/chosen": "reward_chosen",
+    "rewards/rejected": "reward_rejected",
+}
+
+
+def peak_memory() -> int:
+    """Most bytes in use so far: on the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(used if sys.platform == "darwin" else used * 1024)
+
+
+class Reporter(TrainerCallback):
+    """Shows and logs a run.
+
+    Attributes:
+        history: the logged entries, as in ``log.jsonl``.
+    """
+
+    def __init__(self, log: Path, *, show: bool) -> None:
+        """Append to ``log``; ``show`` is whether anything is printed."""
+        self.log_path, self.show = log, show
+        self.console = Console(stderr=True, highlight=False)
+        self.history: list[dict[str, Any]] = []
+        self.trainer: Any = None
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._info = ""
+        self._clock = self._started = time.monotonic()
+        self._first_step = self._tokens = 0
+        self._printed = (0, 0.0)
+
+    def say(self, line: str) -> None:
+        """One line for the user."""
+        if self.show:
+            self.console.print(line, soft_wrap=True, markup=False)
+
+    def last(self, key: str) -> dict[str, Any]:
+        """The latest entry that has this figure."""
+        return next((entry for entry in reversed(self.history) if key in entry), {})
+
+    def open(self, what: str, total: int) -> None:
+        """Start a bar; on a terminal only."""
+        self.close()
+        if self.show and self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=16),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                TextColumn("{task.fields[info]}"),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self._info = ""
+            self._task = self._bar.add_task(what, total=total, info="")
+            self._bar.start()
+
+    def advance(self, done: int, info: str | None = None) -> None:
+        """Move the bar to ``done``."""
+        if self._bar is not None:
+            self._info = self._info if info is None else info
+            self._bar.update(self._task, completed=done, info=self._info)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        self._clock = self._started = time.monotonic()
+        self._first_step = state.global_step
+        self._tokens = self.trainer.tokens_seen
+        self.open("train", state.max_steps)
+        self.advance(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Move on."""
+        self.advance(state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write one entry: training figures since the last one, or an evaluation."""
+        logs = logs or {}
+        if "train_runtime" in logs:
+            return
+        entry: dict[str, Any] = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
+        if "eval_loss" in logs:
+            names = {f"eval_{old}": f"eval_{new}" for old, new in _NAMES.items()}
+            entry |= {new: logs[old] for old, new in names.items() if old in logs}
+        else:
+            now = time.monotonic()
+            entry |= {new: logs[old] for old, new in _NAMES.items() if old in logs}
+            tokens = self.trainer.tokens_seen
+            entry["tokens_per_second"] = round((tokens - self._tokens) / max(now - self._clock, 1e-9), 1)
+            entry["seconds"] = round(now - self._started, 2)
+            self._clock, self._tokens = now, tokens
+        self.history.append(entry)
+        with self.log_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        self._print(entry, state)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take the bar away."""
+        self.close()
+
+    def _print(self, entry: dict[str, Any], state: TrainerState) -> None:
+        shown = _describe(entry)
+        if self._bar is not None and "eval_loss" not in entry:
+            self.advance(state.global_step, shown)
+            return
+        step, when = self._printed
+        now = time.monotonic()
+        due = state.global_step - step >= state.max_steps / 20 or now - when > 30
+        if not (due or "eval_loss" in entry or state.global_step in (1, state.max_steps)):
+            return
+        self._printed = (state.global_step, now)
+        left = ""
+        if "eval_loss" not in entry and state.global_step > self._first_step:
+            pace = (now - self._started) / (state.global_step - self._first_step)
+            left = f"  ETA {_clock(pace * (state.max_steps - state.global_step))}"
+        memory = f"  peak {peak_memory() / 2**30:.1f} GiB" if left else ""
+        self.say(f"step {state.global_step}/{state.max_steps}  {shown}{memory}{left}")
+
+
+def _describe(entry: dict[str, Any]) -> str:
+    """The figures people watch, short enough for one line of 80 columns."""
+    forms = (
+        ("loss", "loss {:.3f}"),
+        ("eval_loss", "eval loss {:.3f}"),
+        ("reward_accuracy", "acc {:.2f}"),
+        ("reward_margin", "margin {:.3f}"),
+        ("eval_reward_accuracy", "eval acc {:.2f}"),
+        ("eval_token_accuracy", "eval token acc {:.2f}"),
+        ("learning_rate", "lr {:.1e}"),
+        ("tokens_per_second", "{:,.0f} tok/s"),
+    )
+    return "  ".join(form.format(entry[key]) for key, form in forms if key in entry)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
