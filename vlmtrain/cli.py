@@ -58,13 +58,13 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @main.command()
 @_training_options
 def sft(**flags: Any) -> None:
-    r"""Supervised fine-tuning on conversations.
+    """Supervised fine-tuning on conversations.
 
     \b
     Examples:
       vlmtrain sft --data shards/plates --model Qwen/Qwen2-VL-2B-Instruct --out runs/plates
       vlmtrain sft --data shards/shapes --model vlmtrain:tiny --out runs/a --set warmup=0.1
-    """
+    """  # noqa: D301
     from vlmtrain.sft import train
 
     _train(train, flags)
@@ -73,13 +73,13 @@ def sft(**flags: Any) -> None:
 @main.command()
 @_training_options
 def dpo(**flags: Any) -> None:
-    r"""Preference training (DPO) on chosen and rejected answers.
+    """Preference training (DPO) on chosen and rejected answers.
 
     \b
     Examples:
       vlmtrain dpo --data shards/rlaif --model llava-hf/llava-1.5-7b-hf --out runs/dpo
       vlmtrain dpo --data shards/rlaif --adapter runs/sft --out runs/dpo --set beta=0.2
-    """
+    """  # noqa: D301
     from vlmtrain.dpo import train
 
     _train(train, flags)
@@ -93,12 +93,12 @@ def dpo(**flags: Any) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace a model that is there.")
 @click.option("--trust-remote-code", is_flag=True, help="Run code that comes with a model.")
 def merge(run: Path, **options: Any) -> None:
-    r"""Merge the adapter RUN into its base: a plain model folder.
+    """Merge the adapter RUN into its base: a plain model folder.
 
     \b
     Example:
       vlmtrain merge runs/plates --out models/plates --dtype bfloat16
-    """
+    """  # noqa: D301
     from vlmtrain.merge import merge as run_merge
 
     click.echo(f"{run_merge(run, **options)}: merged model, loads without peft")
@@ -107,14 +107,14 @@ def merge(run: Path, **options: Any) -> None:
 @main.command()
 @click.argument("words", nargs=-1, metavar="[show] [NAME]")
 def recipes(words: tuple[str, ...]) -> None:
-    r"""List the packaged recipes, or show one.
+    """List the packaged recipes, or show one.
 
     \b
     Examples:
       vlmtrain recipes
       vlmtrain recipes show qwen2vl-ocr
       vlmtrain sft --recipe qwen2vl-ocr --data shards/plates --out runs/plates
-    """
+    """  # noqa: D301
     from vlmdata.errors import ConfigError
     from vlmtrain.config import load_recipe, recipe_names, recipe_text
 

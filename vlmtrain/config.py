@@ -118,7 +118,7 @@ class Length:
     """What happens to rows that do not fit."""
 
     max_length: int | None = _key(None, "most tokens of a row, image tokens too; unset: the model's context", least=8)
-    on_long: str = _key("shrink", "longer rows: shrink images or else drop; drop; fail", among=("shrink", "drop", "fail"))
+    on_long: str = _key("shrink", "longer rows: shrink images, else drop; drop; fail", among=("shrink", "drop", "fail"))
 
 
 @dataclass(frozen=True, slots=True)
