@@ -73,7 +73,8 @@ class RecordError(VlmError, ValueError):
     """One row cannot become a record.
 
     Args:
-        reason: a fixed snake_case word, the same for every row with this fault, so that rejects can be counted.
+        reason: a word of ``vlmdata.reasons.REASONS``, the same for every row with this fault, so that rejects can
+            be counted.
         detail: what exactly was found in this row.
     """
 

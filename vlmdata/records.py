@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from vlmdata.errors import RecordError
 
-__all__ = ["ROLES", "Image", "Message", "Part", "Preference", "Record", "Sample", "image", "text"]
+__all__ = ["ROLES", "Image", "Message", "Part", "Preference", "Record", "Sample", "check_utf8", "image", "text"]
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -32,6 +32,8 @@ class Image:
         """Refuse an image that is nothing at all."""
         if self.data is None and not self.path:
             raise RecordError("image_missing", "an image has neither bytes nor a path")
+        if self.path is not None:
+            check_utf8(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,20 @@ class Part:
             raise RecordError("bad_part", f"a content part is of type 'text' or 'image', got {self.type!r}")
         if (self.type == "text") != isinstance(self.text, str):
             raise RecordError("bad_part", f"a {self.type} part has text {self.text!r}")
+        if self.text is not None:
+            check_utf8(self.text)
+
+
+def check_utf8(value: str) -> None:
+    """Refuse a string that no file can hold: lone surrogates, as ``json`` and file names can bring them.
+
+    Raises:
+        RecordError: ``bad_text``.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError("bad_text", f"{value[:80]!a} cannot be written as UTF-8: {error.reason}") from None
 
 
 def text(value: str) -> Part:
@@ -67,14 +83,18 @@ class Message:
     content: tuple[Part, ...]
 
     def __post_init__(self) -> None:
-        """Known role; something in it; an assistant that says something and shows no image."""
+        """Known role; something in it; images in user turns only.
+
+        TRL passes over images in tool turns and chat templates over those in system turns, so their places would
+        not be filled.
+        """
         if self.role not in ROLES:
             raise RecordError("unknown_role", f"{self.role!r} is not one of {', '.join(ROLES)}")
         if not any(part.type == "image" or (part.text or "").strip() for part in self.content):
             reason = "blank_answer" if self.role == "assistant" else "empty_turn"
             raise RecordError(reason, f"a turn of {self.role} has neither text nor image")
-        if self.role == "assistant" and any(part.type == "image" for part in self.content):
-            raise RecordError("image_in_answer", "an assistant turn holds an image")
+        if self.role != "user" and self.images:
+            raise RecordError("image_outside_user_turn", f"a turn of {self.role} holds an image")
 
     @property
     def images(self) -> int:
@@ -92,7 +112,10 @@ class Message:
         Raises:
             RecordError: the row is not a valid message.
         """
-        return cls(row["role"], tuple(Part(p["type"], p.get("text")) for p in row["content"]))
+        try:
+            return cls(row["role"], tuple(Part(p["type"], p.get("text")) for p in row["content"]))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise RecordError("bad_part", f"not a message of role and content: {error!r}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +163,8 @@ class Preference:
         for name, answer in (("chosen", self.chosen), ("rejected", self.rejected)):
             if not answer or answer[-1].role != "assistant":
                 raise RecordError("no_answer", f"{name} does not end with an assistant turn")
+            if any(message.images for message in answer):
+                raise RecordError("image_outside_user_turn", f"{name} holds an image")
         if self.chosen == self.rejected:
             raise RecordError("same_answers", "chosen and rejected are the same")
 
@@ -158,5 +183,8 @@ def _check_order(messages: tuple[Message, ...]) -> None:
         raise RecordError("no_messages", "the conversation is empty")
     if any(message.role == "system" for message in messages[1:]):
         raise RecordError("system_late", "a system turn stands after the first turn")
-
-
+    speakers = [message.role for message in messages if message.role != "system"]
+    if not speakers:
+        raise RecordError("no_messages", "the conversation holds a system turn only")
+    if speakers[0] == "assistant":
+        raise RecordError("answer_first", "the first turn is of assistant, expected user")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from vlmdata.errors import MissingError, choices
 from vlmdata.records import Record
 
-__all__ = ["Options", "Row", "Source", "load", "names"]
+__all__ = ["Options", "Row", "Source", "fitting", "load", "names"]
 
 Row = Mapping[str, Any]
 
@@ -22,7 +22,8 @@ class Options:
 
     Attributes:
         config: the sub-dataset, for sources that have several.
-        image_position: whether images stand before or after the text of their turn.
+        image_position: whether images stand before or after the text of their turn, where the raw row does not
+            say it itself.
         turns: ``keep`` makes one conversation of all question/answer pairs of a row, ``split`` one record each.
         prompt: the user's text where the raw data has none; None is the source's default, "" is no text at all.
         label_names: class names in index order, where the raw data tells them.
@@ -48,8 +49,8 @@ class Source:
         hub_id: what is streamed when no raw path is given; None when there is no such thing.
         licence: as the publisher states it.
         summary: one line for ``vlmdata sources``.
-        needs_config: a configuration name is required.
-        configs: known configuration names, for error messages and listings.
+        configs: configuration names, for sources that consist of several data sets; one of them is required.
+        splits_turns: ``turns="split"`` makes sense: the question/answer pairs of a row do not build on each other.
         prompt: the stated default of the user's text; None where the raw data brings its own.
         label_names: class names where the publisher fixes them.
     """
@@ -61,10 +62,15 @@ class Source:
     licence: str
     summary: str
     hub_id: str | None = None
-    needs_config: bool = False
     configs: tuple[str, ...] = field(default=(), repr=False)
+    splits_turns: bool = False
     prompt: str | None = None
     label_names: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def needs_config(self) -> bool:
+        """A configuration name is required."""
+        return bool(self.configs)
 
 
 def names() -> list[str]:
@@ -84,3 +90,8 @@ def load(name: str) -> Source:
         raise MissingError(f"no source named {name!r}; valid: {choices(names())}")
     source: Source = importlib.import_module(f"vlmdata.sources.{name}").SOURCE
     return source
+
+
+def fitting(columns: frozenset[str]) -> list[str]:
+    """The names of the sources that can read rows with these columns."""
+    return [name for name in names() if any(needed <= columns for needed in load(name).columns)]

@@ -1,0 +1,94 @@
+"""Tasks in a pool of processes on this machine, started afresh (spawn), so they share nothing with the caller."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import Any
+
+from vlmdata.errors import DataError
+from vlmdata.plan import Task
+from vlmdata.work import Job, Outcome, Report, run_task
+
+__all__ = ["run"]
+
+_POLL_SECONDS = 0.2
+_rows_read: Any = None
+_stopped: Any = None
+
+
+class _Stopped(Exception):
+    """The caller wants no more results."""
+
+
+def run(job: Job, tasks: Sequence[Task], workers: int, report: Report) -> Iterator[Outcome]:
+    """Outcomes in the order of the tasks, whichever is finished first.
+
+    Raises:
+        DataError: a worker was killed from outside.
+    """
+    context = multiprocessing.get_context("spawn")
+    rows_read, stopped = context.Value("q", 0), context.Event()
+    told = 0
+
+    def tell() -> None:
+        nonlocal told
+        now = rows_read.value
+        report(now - told)
+        told = now
+
+    with ProcessPoolExecutor(workers, context, _start, (rows_read, stopped)) as pool:
+        futures = [pool.submit(_run_counted, job, task) for task in tasks]
+        try:
+            for future in futures:
+                outcome = _await(future, tell)
+                tell()
+                yield outcome
+        except BrokenProcessPool:
+            raise DataError(
+                "a worker process was killed, most likely because memory ran out; "
+                "run it again with --resume and fewer --workers"
+            ) from None
+        finally:
+            stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _await(future: Future[Outcome], tell: Callable[[], None]) -> Outcome:
+    while True:
+        try:
+            return future.result(timeout=_POLL_SECONDS)
+        except NotYet:
+            tell()
+
+
+def _start(rows_read: Any, stopped: Any) -> None:
+    """Prepare a worker: the caller handles Ctrl-C, and a worker never outlives the caller."""
+    global _rows_read, _stopped
+    _rows_read, _stopped = rows_read, stopped
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _run_counted(job: Job, task: Task) -> Outcome:
+    def report(rows: int) -> None:
+        with _rows_read.get_lock():
+            _rows_read.value += rows
+        if _stopped.is_set():
+            raise _Stopped
+
+    return run_task(job, task, report)

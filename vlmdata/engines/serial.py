@@ -1,0 +1,16 @@
+"""One task after the other, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from vlmdata.plan import Task
+from vlmdata.work import Job, Outcome, Report, run_task
+
+__all__ = ["run"]
+
+
+def run(job: Job, tasks: Sequence[Task], workers: int, report: Report) -> Iterator[Outcome]:
+    """Outcomes in the order of the tasks."""
+    for task in tasks:
+        yield run_task(job, task, report)

@@ -1,0 +1,81 @@
+"""Reading single fields of a raw row: texts and images in the shapes that files bring them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlmdata.errors import RecordError
+from vlmdata.records import Image
+
+__all__ = ["image_value", "images_value", "text_value"]
+
+
+def text_value(row: Mapping[str, Any], name: str) -> str:
+    """The text in a field; a missing or null one is ``""``, for the record to judge.
+
+    Raises:
+        RecordError: ``wrong_fields``, the field holds something else than text.
+    """
+    value = row.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise RecordError("wrong_fields", f"{name} is {type(value).__name__}, expected text")
+    return value
+
+
+def image_value(value: Any) -> Image:
+    """One image: ``{bytes, path}``, encoded bytes, a path, or a ``data:`` address.
+
+    Raises:
+        RecordError: ``image_missing``, ``image_remote`` or ``wrong_fields``.
+    """
+    if value is None:
+        raise RecordError("image_missing", "the image is null")
+    if isinstance(value, bytes):
+        return Image(data=value)
+    if isinstance(value, str):
+        return _from_text(value)
+    if isinstance(value, Mapping):
+        data, path = value.get("bytes"), value.get("path")
+        if path is not None and not isinstance(path, str):
+            raise RecordError("wrong_fields", f"the path of an image is {type(path).__name__}, expected text")
+        if isinstance(data, str):
+            data = _base64(data)
+        if data is not None and not isinstance(data, bytes):
+            found = type(data).__name__
+            raise RecordError("wrong_fields", f"the bytes of an image are {found}, expected bytes or base64")
+        if data is None and path:
+            return _from_text(path)
+        return Image(data=data, path=path)
+    raise RecordError("wrong_fields", f"an image is {type(value).__name__}, expected bytes, a path or {{bytes, path}}")
+
+
+def images_value(value: Any) -> tuple[Image, ...]:
+    """A list of images, or a single one; null is no image."""
+    if value is None:
+        return ()
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(image_value(item) for item in value)
+    return (image_value(value),)
+
+
+def _from_text(value: str) -> Image:
+    if value.startswith("data:"):
+        return Image(data=_base64(value.partition(",")[2]))
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", value):
+        raise RecordError("image_remote", f"{value[:120]} is not a file")
+    if not value.strip():
+        raise RecordError("image_missing", "the path of an image is blank")
+    return Image(path=value)
+
+
+def _base64(value: str) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RecordError("wrong_fields", f"the bytes of an image are text that is not base64: {error}") from None

@@ -1,0 +1,272 @@
+"""Finding the raw files: local files and folders, or the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlmdata import json_rows
+from vlmdata.errors import ConfigError, DataError, MissingError, choices
+from vlmdata.hub import RemoteFiles, is_hub_id, list_remote
+from vlmdata.image_folder import CAPTION_FILES, list_images
+from vlmdata.readers import Contents, Format, Input, inspect
+from vlmdata.source import Source, fitting
+
+__all__ = ["Found", "find"]
+
+_FORMATS: dict[str, Format] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+}
+_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation",
+           "dev": "validation", "test": "test"}  # fmt: skip
+_NOT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "manifest.json",
+                       "plan.json"})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The raw files of a conversion, in reading order.
+
+    Attributes:
+        inputs: the files.
+        contents: what each holds.
+        config: the sub-dataset they are of, if known.
+        revision: the hub commit they are from, if they are from the hub.
+    """
+
+    inputs: tuple[Input, ...]
+    contents: tuple[Contents, ...]
+    config: str | None
+    revision: str | None
+
+
+def find(
+    name: str,
+    source: Source,
+    raw: Sequence[str],
+    *,
+    config: str | None,
+    split: str | None,
+    revision: str | None,
+    image_root: str | None,
+) -> Found:
+    """Find and inspect the raw files; all that is wrong with them as a whole shows here.
+
+    Raises:
+        ConfigError: a configuration name is missing or makes no sense.
+        MissingError: a path or hub dataset is not there.
+        DataError: a file cannot be read, or has other columns than the source needs.
+    """
+    if config is not None and not source.configs:
+        raise ConfigError(f"{name} has no configurations, --config {config} makes no sense with it")
+    remote = _remote(name, source, raw, revision)
+    if remote is not None:
+        paths = [path for path, _ in remote.files]
+        chosen = set(_of_split(_of_config(name, source, remote.repo, paths, config), split, remote.repo))
+        _check_uploads(chosen)
+        sizes = dict(remote.files)
+        inputs = [Input(remote.url(path), path, "parquet", sizes[path], image_root) for path in sorted(chosen)]
+        contents = [_fitting(name, source, file) for file in inputs]
+        return Found(tuple(inputs), tuple(contents), config, remote.revision)
+    if revision is not None:
+        raise ConfigError(f"--revision {revision} is for the hub, but RAW is local: {raw[0]}")
+    files: list[Input] = []
+    found: list[Contents] = []
+    for path in map(Path, raw):
+        for file, holds in _local(name, source, path, config, split, image_root):
+            if file.path in {other.path for other in files}:
+                raise ConfigError(f"{file.path} is given twice")
+            files.append(file)
+            found.append(holds)
+    return Found(tuple(_named(files)), tuple(found), config or _known_config(source, files), None)
+
+
+def _remote(name: str, source: Source, raw: Sequence[str], revision: str | None) -> RemoteFiles | None:
+    """The hub dataset that is meant, or None when RAW is local."""
+    if not raw:
+        if source.hub_id is None:
+            raise ConfigError(f"{name} has no hub dataset; give the raw file or folder: vlmdata convert {name} RAW")
+        return list_remote(source.hub_id, revision)
+    missing = [path for path in raw if not os.path.lexists(path)]
+    if len(raw) == 1 and missing and is_hub_id(raw[0].removeprefix("hf://datasets/")):
+        return list_remote(raw[0].removeprefix("hf://datasets/"), revision)
+    if missing:
+        raise MissingError(f"no file or folder {missing[0]}; RAW is a local path, or a hub dataset as owner/name")
+    return None
+
+
+def _of_config(name: str, source: Source, repo: str, paths: list[str], config: str | None) -> list[str]:
+    if not source.configs:
+        return paths
+    folders = {path.split("/")[0] for path in paths if "/" in path}
+    if config is None:
+        raise ConfigError(f"{name} needs --config; {repo} has: {choices(folders or source.configs)}")
+    inside = [path for path in paths if path.startswith(config + "/")]
+    if not inside:
+        raise ConfigError(f"{repo} has no configuration {config!r}; valid: {choices(folders)}")
+    return inside
+
+
+def _of_split(paths: Iterable[str], split: str | None, where: str) -> list[str]:
+    """Files of a split; without one asked for, of ``train`` where files are named by split at all."""
+    paths = list(paths)
+    named = {path: _split_of(path) for path in paths}
+    if not any(named.values()):
+        if split not in (None, "train"):
+            raise ConfigError(f"{where} has no split {split!r}: its files are not named by split, all are 'train'")
+        return paths
+    wanted = _SPLITS.get(split, split) if split else "train"
+    chosen = [path for path in paths if named[path] == wanted]
+    if not chosen:
+        raise ConfigError(f"{where} has no split {wanted!r}; give --split: {choices({s for s in named.values() if s})}")
+    return chosen
+
+
+def _split_of(path: str) -> str | None:
+    """The split a file is of by its name (``train-00000-of-00002.parquet``) or by its folder's."""
+    *folders, last = path.split("/")
+    first_word = re.split(r"[-_.]", last)[0]
+    return next((_SPLITS[word] for word in (first_word, *reversed(folders)) if word in _SPLITS), None)
+
+
+def _check_uploads(paths: Iterable[str]) -> None:
+    """Refuse one shard in two versions, as interrupted uploads leave them."""
+    seen: dict[str, str] = {}
+    for path in sorted(paths):
+        match = re.fullmatch(r"(.*-\d{5}-of-\d{5})-[0-9a-f]{8,}\.parquet", path)
+        key = match[1] if match else path
+        if key in seen:
+            raise DataError(f"{seen[key]} and {path} are two uploads of one shard; give the right files as RAW")
+        seen[key] = path
+
+
+def _local(
+    name: str, source: Source, path: Path, config: str | None, split: str | None, image_root: str | None
+) -> Iterator[tuple[Input, Contents]]:
+    """The inputs a local path stands for: itself, or the first kind of data in a folder that fits the source."""
+    if not path.is_dir():
+        if split is not None:
+            _of_split([path.name], split, str(path))
+        file = _input(path, image_root)
+        yield file, _fitting(name, source, file)
+        return
+    base = path / config if config and (path / config).is_dir() else path
+    first_error: DataError | None = None
+    for group in _groups(base, split, image_root):
+        try:
+            found = [(file, _fitting(name, source, file)) for file in group]
+        except DataError as error:
+            first_error = first_error or error
+            continue
+        yield from found
+        return
+    raise first_error or _nothing_in(name, source, base, config)
+
+
+def _groups(base: Path, split: str | None, image_root: str | None) -> Iterator[list[Input]]:
+    """What a folder may be read as, the likeliest first."""
+    for suffixes in ((".parquet", ".pq"), (".arrow",)):
+        files = _data_files(base, suffixes)
+        if files:
+            relative = {file.relative_to(base).as_posix(): file for file in files}
+            chosen = _of_split(relative, split, str(base))
+            _check_uploads(chosen)
+            yield [_input(relative[path], image_root) for path in chosen]
+    pictures = base / split if split and (base / split).is_dir() else base
+    if pictures is base and split is None and (base / "train").is_dir():
+        pictures = base / "train"
+    captions = [pictures / file for file in CAPTION_FILES if (pictures / file).is_file()]
+    if captions:
+        yield [_input(captions[0], image_root)]
+    rows = [file for file in _data_files(base, (".json", ".jsonl", ".ndjson")) if file.name not in CAPTION_FILES]
+    if rows:
+        chosen = _of_split([file.name for file in rows], split, str(base))
+        yield [_input(file, image_root) for file in rows if file.name in chosen]
+    if any(True for _ in list_images(pictures)):
+        yield [Input(str(pictures), pictures.name or str(pictures), "folder", 0, str(pictures))]
+
+
+def _data_files(base: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Data files in a folder, or in its ``data`` folder, sorted."""
+    for folder in (base, base / "data"):
+        files = sorted(
+            file
+            for file in (folder.iterdir() if folder.is_dir() else ())
+            if file.suffix.lower() in suffixes
+            and file.is_file()
+            and file.name not in _NOT_DATA
+            and not file.name.startswith((".", "cache-"))
+        )
+        if files:
+            return files
+    return []
+
+
+def _nothing_in(name: str, source: Source, base: Path, config: str | None) -> DataError | ConfigError:
+    folders = [child.name for child in base.iterdir() if child.is_dir() and not child.name.startswith(".")]
+    if source.configs and config is None and folders:
+        return ConfigError(f"{name} needs --config; {base} has: {choices(folders)}")
+    if source.configs and config is not None and folders:
+        return ConfigError(f"{base} has no configuration {config!r}; valid: {choices(folders)}")
+    return DataError(f"{base} holds no data; expected Parquet, Arrow, JSON or JSON Lines files, or pictures")
+
+
+def _input(path: Path, image_root: str | None) -> Input:
+    kind = _FORMATS.get(path.suffix.lower())
+    if kind is None or (kind == "csv" and path.name not in CAPTION_FILES):
+        raise DataError(f"{path} is of no known form; expected {choices(set(_FORMATS) - {'.csv'})}, or a folder")
+    try:
+        size = path.stat().st_size
+        if kind == "json" and json_rows.is_lines(path):
+            kind = "jsonl"
+    except OSError as error:
+        raise MissingError(f"{path} cannot be opened: {error.strerror}") from None
+    brings_paths = kind in ("json", "jsonl", "csv")
+    return Input(str(path), path.name, kind, size, image_root or (str(path.parent) if brings_paths else None))
+
+
+def _named(inputs: Sequence[Input]) -> Iterator[Input]:
+    """Inputs named by their paths below the folder they have in common."""
+    if len(inputs) == 1:
+        yield inputs[0]
+        return
+    absolute = [os.path.abspath(file.path) for file in inputs]
+    base = os.path.commonpath([os.path.dirname(path) for path in absolute])
+    for file, path in zip(inputs, absolute, strict=True):
+        yield Input(file.path, Path(os.path.relpath(path, base)).as_posix(), file.format, file.bytes, file.images)
+
+
+def _known_config(source: Source, inputs: Sequence[Input]) -> str | None:
+    """The configuration that the files' folders are named after, if it is one."""
+    parents = {Path(os.path.abspath(file.path)).parent.name for file in inputs}
+    return next(iter(parents)) if len(parents) == 1 and parents <= set(source.configs) else None
+
+
+def _fitting(name: str, source: Source, file: Input) -> Contents:
+    """Inspect a file and refuse it when its rows are not the source's."""
+    contents = inspect(file)
+    if contents.rows == 0:
+        return contents
+    if any(needed <= columns for needed in source.columns for columns in contents.columns):
+        return contents
+    if not contents.columns:
+        raise DataError(f"{file.path} holds no row that is an object; expected {_wanted(source)}")
+    found = contents.columns[0]
+    others = fitting(found)
+    hint = f"; these columns fit {choices(others)}" if others else ""
+    raise DataError(f"{file.path} is not of {name}: expected {_wanted(source)}, found {choices(found)}{hint}")
+
+
+def _wanted(source: Source) -> str:
+    return ", or ".join("columns " + choices(columns) for columns in source.columns)

@@ -1,0 +1,47 @@
+"""One conversion into a folder at a time."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vlmdata.errors import OutputExistsError
+
+__all__ = ["locked"]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system gives it back however this process ends.
+
+    Raises:
+        OutputExistsError: another process holds it.
+    """
+    path = folder.parent / f".{folder.name}.lock"
+    with path.open("ab") as file:
+        try:
+            _lock(file.fileno())
+        except OSError:
+            raise OutputExistsError(f"another run is writing to {folder}; wait for it, or give another --out") from None
+        try:
+            yield
+        finally:
+            if sys.platform != "win32":  # there an open file cannot be removed; an unlocked leftover does no harm
+                path.unlink(missing_ok=True)
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        return
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # Between opening and locking the former holder may have removed the file: then this lock guards nothing.
+    if os.fstat(descriptor).st_nlink == 0:
+        raise BlockingIOError

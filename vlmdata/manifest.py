@@ -1,0 +1,203 @@
+"""``manifest.json``: what a converted dataset is. It is written last, so where it stands the dataset is complete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vlmdata.atomic import write_json
+from vlmdata.errors import DataError, MissingError
+
+__all__ = ["MANIFEST", "SCHEMA_VERSION", "ImageCounts", "InputFile", "Manifest", "RowCounts", "ShardInfo", "add_counts"]
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(slots=True)
+class ImageCounts:
+    """What happened to the images; counts add up over rows and shards.
+
+    Attributes:
+        count: stored images (an image that several records share counts once for each).
+        passed: stored as the bytes they came in.
+        reencoded: stored anew; count = passed + reencoded.
+        changes: why they were stored anew, by reason; one image may have several.
+        formats: what they are stored as.
+        bytes_in: encoded bytes before.
+        bytes_out: encoded bytes after.
+        widest: largest width in pixels.
+        highest: largest height in pixels.
+    """
+
+    count: int = 0
+    passed: int = 0
+    reencoded: int = 0
+    changes: dict[str, int] = field(default_factory=dict)
+    formats: dict[str, int] = field(default_factory=dict)
+    bytes_in: int = 0
+    bytes_out: int = 0
+    widest: int = 0
+    highest: int = 0
+
+    def add(self, other: ImageCounts) -> None:
+        """Add the counts of another part."""
+        self.count += other.count
+        self.passed += other.passed
+        self.reencoded += other.reencoded
+        add_counts(self.changes, other.changes)
+        add_counts(self.formats, other.formats)
+        self.bytes_in += other.bytes_in
+        self.bytes_out += other.bytes_out
+        self.widest = max(self.widest, other.widest)
+        self.highest = max(self.highest, other.highest)
+
+
+def add_counts(total: dict[str, int], more: Mapping[str, int]) -> None:
+    """Add counts by name; names stay sorted."""
+    for name, count in more.items():
+        total[name] = total.get(name, 0) + count
+    ordered = sorted(total.items())
+    total.clear()
+    total.update(ordered)
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """Raw rows; kept + rejected = read."""
+
+    read: int
+    kept: int
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One raw file.
+
+    Attributes:
+        name: path relative to what all raw files have in common.
+        bytes: its size.
+        rows: how many it holds.
+        fingerprint: sha256 of its size, first and last 64 KiB; None for a file on the hub, which the revision fixes.
+    """
+
+    name: str
+    bytes: int
+    rows: int
+    fingerprint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """One Parquet file.
+
+    Attributes:
+        name: file name in the folder.
+        rows: records in it.
+        bytes: its size.
+        sha256: of the whole file.
+        images: what happened to its images.
+    """
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    images: ImageCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A converted dataset.
+
+    Attributes:
+        kind: ``messages`` or ``preference``.
+        source: name of the source.
+        url: where the raw data is published.
+        licence: as the publisher states it.
+        config: sub-dataset, if the source has several.
+        split: the part that was asked for.
+        revision: hub commit the raw files are from, if they are from the hub.
+        options: every option that changes what is written, resolved.
+        rows: raw rows.
+        rejected: raw rows by reason.
+        records: rows in the shards; more than ``rows.kept`` when a raw row gives several.
+        images: sums over the shards.
+        inputs: the raw files.
+        shards: the Parquet files, in order.
+        label_names: class names in index order; empty where there is no label.
+        versions: of what wrote the bytes.
+        schema: version of this form.
+    """
+
+    kind: Literal["messages", "preference"]
+    source: str
+    url: str
+    licence: str
+    config: str | None
+    split: str | None
+    revision: str | None
+    options: dict[str, Any]
+    rows: RowCounts
+    rejected: dict[str, int]
+    records: int
+    images: ImageCounts
+    inputs: tuple[InputFile, ...]
+    shards: tuple[ShardInfo, ...]
+    label_names: tuple[str, ...]
+    versions: dict[str, str]
+    schema: int = SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the file."""
+        values = asdict(self)
+        return {"schema": values.pop("schema"), **values}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Manifest:
+        """Read ``to_json`` back.
+
+        Raises:
+            KeyError, TypeError: a field is missing or unknown.
+        """
+        parts = dict(values)
+        parts["rows"] = RowCounts(**parts["rows"])
+        parts["images"] = ImageCounts(**parts["images"])
+        parts["inputs"] = tuple(InputFile(**item) for item in parts["inputs"])
+        parts["shards"] = tuple(
+            ShardInfo(**{**item, "images": ImageCounts(**item["images"])}) for item in parts["shards"]
+        )
+        parts["label_names"] = tuple(parts["label_names"])
+        return cls(**parts)
+
+    def write(self, folder: Path) -> None:
+        """Write ``manifest.json`` atomically."""
+        write_json(folder / MANIFEST, self.to_json())
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of a folder.
+
+        Raises:
+            MissingError: there is no such folder.
+            DataError: the folder holds no readable manifest.
+        """
+        path = folder / MANIFEST
+        if not folder.is_dir():
+            raise MissingError(f"no folder {folder}; expected the --out folder of vlmdata convert")
+        if not path.is_file():
+            raise DataError(
+                f"{folder} holds no {MANIFEST}: the conversion was never finished, or it is no converted dataset; "
+                "run vlmdata convert again with --resume or --overwrite"
+            )
+        try:
+            values = json.loads(path.read_bytes())
+            if values["schema"] != SCHEMA_VERSION:
+                raise DataError(f"{path} is of schema {values['schema']}, this version reads {SCHEMA_VERSION}")
+            return cls.from_json(values)
+        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise DataError(f"{path} cannot be read ({error!r}); run vlmdata convert again with --overwrite") from None

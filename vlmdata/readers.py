@@ -1,0 +1,259 @@
+"""Raw files to rows: Parquet, Arrow, JSON, JSON Lines, CSV captions and image folders; streamed, from any row on."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlmdata import image_folder, json_rows
+from vlmdata.errors import DataError, VlmError
+from vlmdata.hub import open_remote
+
+__all__ = ["Contents", "Format", "Input", "Piece", "inspect", "read"]
+
+Format = Literal["parquet", "arrow", "json", "jsonl", "csv", "folder"]
+
+_BATCH_BYTES = 16 << 20
+_IMAGE_ALLOWANCE = 128 << 10
+_LOOK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One raw file, or a folder of pictures.
+
+    Attributes:
+        path: where it is: a local path, or ``hf://`` for a file on the hub.
+        name: what it is called in row ids and in the manifest.
+        format: how it is read.
+        bytes: its size.
+        images: folder that image paths in its rows start from; None where images should come as bytes.
+    """
+
+    path: str
+    name: str
+    format: Format
+    bytes: int
+    images: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a raw file holds, known without reading its images.
+
+    Attributes:
+        segments: ``(rows, bytes)`` of each part in order; bytes are estimates where images lie outside.
+        columns: field names; for JSON those of the first rows, one set each.
+        label_names: class names, where the file tells them.
+        offsets: byte offset of each row, for JSON.
+    """
+
+    segments: tuple[tuple[int, int], ...]
+    columns: tuple[frozenset[str], ...]
+    label_names: tuple[str, ...] = ()
+    offsets: array[int] | None = field(default=None, repr=False)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return sum(rows for rows, _ in self.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows ``start`` to ``stop`` of an input; ``offset`` is the byte where row ``start`` begins, for JSON."""
+
+    input: int
+    start: int
+    stop: int
+    offset: int = 0
+
+
+def inspect(source: Input) -> Contents:
+    """What the file holds.
+
+    Raises:
+        DataError: it cannot be read as what it seems to be.
+    """
+    with _readable(source):
+        match source.format:
+            case "parquet":
+                return _inspect_parquet(source)
+            case "arrow":
+                return _inspect_arrow(source)
+            case "json" | "jsonl":
+                return _inspect_json(source)
+            case "csv":
+                rows = [_caption_row(row) for row in json_rows.csv_rows(Path(source.path))]
+                return Contents(((len(rows), len(rows) * _IMAGE_ALLOWANCE),), _columns(rows))
+            case "folder":
+                folder = Path(source.path)
+                images = image_folder.list_images(folder)
+                size = sum((folder / path).stat().st_size for path in images)
+                columns = image_folder.folder_columns(folder, images)
+                return Contents(((len(images), size),), (columns,), image_folder.folder_labels(images))
+
+
+def read(source: Input, piece: Piece) -> Iterator[tuple[int, Any]]:
+    """Rows of a piece as (number in the file, row); a row that cannot be read is a RecordError in its place.
+
+    Raises:
+        DataError: the file cannot be read on.
+    """
+    path = Path(source.path)
+    count = piece.stop - piece.start
+    with _readable(source):
+        rows: Iterator[Any]
+        match source.format:
+            case "parquet":
+                rows = _parquet_rows(source, piece.start, piece.stop)
+            case "arrow":
+                rows = _arrow_rows(source, piece.start, piece.stop)
+            case "json":
+                rows = json_rows.array_rows(path, piece.offset, count)
+            case "jsonl":
+                rows = json_rows.line_rows(path, piece.offset, count)
+            case "csv":
+                rows = itertools.islice(json_rows.csv_rows(path), piece.start, piece.stop)
+            case "folder":
+                rows = image_folder.folder_rows(path, piece.start, piece.stop)
+        if path.name in image_folder.CAPTION_FILES:
+            rows = map(_caption_row, rows)
+        yield from enumerate(rows, piece.start)
+
+
+@contextmanager
+def _readable(source: Input) -> Iterator[None]:
+    """Turn what goes wrong with a file as a whole into one line."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, VlmError):
+            raise
+        problem = " ".join(str(error).split())[:200]
+        raise DataError(f"{source.path} cannot be read as {source.format}: {problem}; {_advice(source)}") from None
+
+
+def _advice(source: Input) -> str:
+    if source.path.startswith("hf://"):
+        return "if the connection was lost, run it again with --resume"
+    with Path(source.path).open("rb") as file:
+        start = file.read(40)
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a git-lfs pointer, not the file itself: run git lfs pull"
+    if not start:
+        return "it is empty: get it again"
+    return "get it again, or name the file by what it is (.parquet, .arrow, .json, .jsonl)"
+
+
+@contextmanager
+def _parquet(source: Input) -> Iterator[pq.ParquetFile]:
+    if source.path.startswith("hf://"):
+        with open_remote(source.path) as remote, pq.ParquetFile(remote, buffer_size=4 << 20) as file:
+            yield file
+    else:
+        with pq.ParquetFile(source.path, memory_map=True) as file:
+            yield file
+
+
+def _inspect_parquet(source: Input) -> Contents:
+    with _parquet(source) as file:
+        meta = file.metadata
+        groups = (meta.row_group(index) for index in range(meta.num_row_groups))
+        segments = tuple((group.num_rows, group.total_byte_size) for group in groups)
+        schema = file.schema_arrow
+    return Contents(segments, (frozenset(schema.names),), _label_names(schema))
+
+
+def _parquet_rows(source: Input, start: int, stop: int) -> Iterator[Any]:
+    with _parquet(source) as file:
+        first = 0
+        for index in range(file.metadata.num_row_groups):
+            group = file.metadata.row_group(index)
+            begin, end = max(start - first, 0), min(stop - first, group.num_rows)
+            if begin < end:
+                size = max(1, min(1000, _BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
+                batches = file.iter_batches(batch_size=size, row_groups=[index])
+                yield from _slice(batches, begin, end)
+            first += group.num_rows
+
+
+def _slice(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterator[Any]:
+    first = 0
+    for batch in batches:
+        begin, end = max(start - first, 0), min(stop - first, batch.num_rows)
+        if begin < end:
+            # A few rows at a time, so that no more than those are Python values at once.
+            size = max(1, min(end - begin, _BATCH_BYTES * batch.num_rows // max(1, batch.nbytes)))
+            for at in range(begin, end, size):
+                yield from batch.slice(at, min(size, end - at)).to_pylist()
+        first += batch.num_rows
+        if first >= stop:
+            return
+
+
+@contextmanager
+def _arrow(source: Input) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    with pa.memory_map(source.path) as mapped:
+        is_file = mapped.read(6) == b"ARROW1"
+        mapped.seek(0)
+        if is_file:
+            table = pa.ipc.open_file(mapped)
+            yield table.schema, (table.get_batch(index) for index in range(table.num_record_batches))
+        else:
+            stream = pa.ipc.open_stream(mapped)
+            yield stream.schema, iter(stream)
+
+
+def _inspect_arrow(source: Input) -> Contents:
+    with _arrow(source) as (schema, batches):
+        segments = tuple((batch.num_rows, batch.nbytes) for batch in batches)
+        return Contents(segments, (frozenset(schema.names),), _label_names(schema))
+
+
+def _arrow_rows(source: Input, start: int, stop: int) -> Iterator[Any]:
+    with _arrow(source) as (_, batches):
+        yield from _slice(batches, start, stop)
+
+
+def _inspect_json(source: Input) -> Contents:
+    path = Path(source.path)
+    offsets = json_rows.line_offsets(path) if source.format == "jsonl" else json_rows.array_offsets(path)
+    count = len(offsets) - 1
+    first = json_rows.line_rows if source.format == "jsonl" else json_rows.array_rows
+    rows: Iterator[Any] = first(path, offsets[0], min(count, _LOOK))
+    if path.name in image_folder.CAPTION_FILES:
+        rows = map(_caption_row, rows)
+    size = offsets[-1] - offsets[0] + count * _IMAGE_ALLOWANCE
+    return Contents(((count, size),), _columns(list(rows)), offsets=offsets)
+
+
+def _caption_row(row: Any) -> Any:
+    """A row of a caption file: its ``file_name`` is the image."""
+    if isinstance(row, Mapping) and "file_name" in row and "image" not in row:
+        return {"image": row["file_name"], **{name: value for name, value in row.items() if name != "file_name"}}
+    return row
+
+
+def _columns(rows: Sequence[Any]) -> tuple[frozenset[str], ...]:
+    found = dict.fromkeys(frozenset(map(str, row)) for row in rows if isinstance(row, Mapping))
+    return tuple(found)
+
+
+def _label_names(schema: pa.Schema) -> tuple[str, ...]:
+    """Class names of a ``label`` column, from the features that ``datasets`` leaves in the schema."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features["label"]["names"]
+    except (KeyError, TypeError, ValueError):
+        return ()
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
