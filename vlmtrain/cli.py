@@ -10,7 +10,7 @@ import click
 
 from vlmdata.command import ErrorGroup
 
-__all__ = ["main"]
+__all__ = ["dpo", "main", "merge", "recipes", "sft"]
 
 _FOLDER = click.Path(path_type=Path)
 

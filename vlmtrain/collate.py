@@ -20,7 +20,7 @@ from vlmdata.errors import ConfigError, DataError
 from vlmtrain.chat import Messages, add_special_tokens, has_image_mark, render, render_prompt
 from vlmtrain.family import Family
 
-__all__ = ["IGNORED", "Collator", "PreferenceCollator", "answer_mask", "decode", "prompt_batch"]
+__all__ = ["Collator", "IGNORED", "PreferenceCollator", "answer_mask", "decode", "prompt_batch"]
 
 IGNORED = -100
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from vlmdata.errors import ConfigError, MissingError, choices
 
-__all__ = ["KINDS", "PARTS", "Family", "for_model", "load", "names"]
+__all__ = ["Family", "KINDS", "PARTS", "for_model", "load", "names"]
 
 PARTS = ("vision", "projector", "language")
 KINDS = ("attention", "mlp")
@@ -22,6 +22,7 @@ class Family:
     """One architecture: everything the trainers must know about it that the libraries do not tell.
 
     Attributes:
+        name: its file name.
         model_types: values of ``config.model_type`` this family serves.
         url: where the architecture is described.
         summary: one line for listings.
@@ -32,12 +33,14 @@ class Family:
         chat_template: used, and saved with the adapter, when the model's processor has none.
         max_images: most images in one row; None is no limit.
         nested_images: the processor wants one list of images per text, not one flat list.
-        set_budget: (processor, tokens) makes the processor shrink every image to at most that many tokens. It
-            raises ConfigError where the family cannot; None is a family whose images always take the same.
+        set_budget: (processor, tokens, count) makes the processor shrink every image to at most that many tokens;
+            count gives an image's tokens from its width and height. It raises ConfigError where the family cannot;
+            None is a family whose images always take the same.
         feature_inputs: keys of a batch that ``get_image_features`` takes besides ``pixel_values``.
         auto_class: the transformers class that loads the model.
     """
 
+    name: str
     model_types: tuple[str, ...]
     url: str
     summary: str
@@ -46,7 +49,7 @@ class Family:
     chat_template: str = field(repr=False)
     max_images: int | None = None
     nested_images: bool = False
-    set_budget: Callable[[Any, int], None] | None = None
+    set_budget: Callable[[Any, int, Callable[[int, int], int]], None] | None = None
     feature_inputs: tuple[str, ...] = ()
     auto_class: str = "AutoModelForImageTextToText"
 
@@ -87,8 +90,8 @@ def load(name: str) -> Family:
     return family
 
 
-def for_model(config: Any, model: str = "this model") -> tuple[str, Family]:
-    """Name and family that serve a transformers config.
+def for_model(config: Any, model: str = "this model") -> Family:
+    """The family that serves a transformers config.
 
     Args:
         config: a ``PretrainedConfig``, or anything with ``model_type``.
@@ -100,8 +103,7 @@ def for_model(config: Any, model: str = "this model") -> tuple[str, Family]:
     kind = getattr(config, "model_type", None)
     served = _by_type()
     if kind in served:
-        name = served[kind]
-        return name, load(name)
+        return load(served[kind])
     sees = any(getattr(config, key, None) is not None for key in ("vision_config", "vision_tower"))
     what = "is a vision-language model of an unknown family" if sees else "is not a vision-language model"
     raise ConfigError(f"{model} {what}: its model_type is {kind!r}; families: {choices(names())}")

@@ -18,9 +18,9 @@ from vlmtrain.family import Family
 
 __all__ = [
     "DTYPES",
+    "Loaded",
     "QUANTIZE",
     "TINY",
-    "Loaded",
     "fingerprint",
     "load",
     "locate",
@@ -28,6 +28,7 @@ __all__ = [
     "read_run",
     "recorded_name",
     "save",
+    "set_budget",
 ]
 
 TINY = "vlmtrain:tiny"
@@ -43,7 +44,6 @@ class Loaded:
         model: a transformers model, or a ``PeftModel`` when there is an adapter.
         processor: with a chat template, and the image budget set.
         family: the model's family.
-        family_name: its file name in ``vlmtrain/families``.
         base: the base model's name as it is recorded: a hub id, ``vlmtrain:tiny`` or a folder's own name, never a path.
         base_hash: fingerprint of the base's weights, see :func:`fingerprint`.
     """
@@ -51,7 +51,6 @@ class Loaded:
     model: Any
     processor: Any
     family: Family
-    family_name: str
     base: str
     base_hash: str
 
@@ -95,7 +94,7 @@ def load(
     with quiet():
         with _named(name):
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        family_name, family = families.for_model(config, name)
+        family = families.for_model(config, name)
         folder = Path(adapter) if adapter else None
         own = folder is not None and (folder / "processor_config.json").is_file()
         processor = _load_processor(str(folder) if own else source, family, name, trust_remote_code)
@@ -110,7 +109,7 @@ def load(
             net = _apply_adapter(net, folder, name, trainable)
     if not trainable:
         net.eval()
-    return Loaded(net, processor, family, family_name, recorded_name(name), base_hash)
+    return Loaded(net, processor, family, recorded_name(name), base_hash)
 
 
 def locate(name: str) -> str:
@@ -150,12 +149,15 @@ def set_budget(processor: Any, family: Family, max_image_tokens: int) -> None:
     """
     if max_image_tokens < 1:
         raise ConfigError(f"--max-image-tokens is at least 1, got {max_image_tokens}")
-    if family.set_budget is not None:
-        family.set_budget(processor, max_image_tokens)
-        return
     from vlmtrain.trl_seam import image_tokens
 
-    fixed = image_tokens(processor, [(64, 64)])[0]
+    def count(width: int, height: int) -> int:
+        return image_tokens(processor, [(width, height)])[0]
+
+    if family.set_budget is not None:
+        family.set_budget(processor, max_image_tokens, count)
+        return
+    fixed = count(64, 64)
     if fixed > max_image_tokens:
         raise ConfigError(f"an image always takes {fixed} tokens here; --max-image-tokens {max_image_tokens} is less")
 

@@ -16,8 +16,8 @@ from vlmdata.errors import ConfigError, DependencyError, choices
 from vlmtrain import config as configs
 from vlmtrain.card import card
 from vlmtrain.config import Config
-from vlmtrain.data import Grouped, hold_out, open_data
-from vlmtrain.lengths import context_length, fit
+from vlmtrain.data import Grouped, Opened, hold_out, open_data
+from vlmtrain.lengths import Fit, context_length, fit
 from vlmtrain.model import Loaded, load, quiet, save
 from vlmtrain.progress import Reporter, peak_memory
 from vlmtrain.runs import RunFolder, RunResult
@@ -99,34 +99,12 @@ def begin(
     lora = None if base.adapter else _lora(config, loaded)
     reporter = Reporter(folder.log, show=progress)
     limit = config.length.max_length or context_length(loaded.model, loaded.processor)
-
-    def prepare(rows: Any, first: int) -> Any:
-        reporter.open("rows", len(rows))
-        try:
-            return fit(
-                rows,
-                kind,
-                loaded.processor,
-                loaded.family,
-                max_length=limit,
-                on_long=config.length.on_long,
-                first=first,
-                progress=reporter.advance,
-            )
-        finally:
-            reporter.close()
-
-    fitted = prepare(opened.rows, 0)
-    rows, eval_rows, dropped, counts = fitted.rows, None, fitted.dropped, fitted.summary()
-    if opened_eval is not None:
-        fitted_eval = prepare(opened_eval.rows, len(opened.rows))
-        eval_rows = fitted_eval.rows
-        dropped = dropped + fitted_eval.dropped
-        counts["eval"] = fitted_eval.summary()
-    elif config.training.eval_fraction:
-        train, held = hold_out(rows, config.training.eval_fraction, config.training.seed)
-        rows, eval_rows = rows.select(train), rows.select(held)
-        counts["held_out"] = len(held)
+    fitted = [
+        _fit(rows, kind, config, loaded, limit, reporter, first)
+        for rows, first in ((opened, 0), (opened_eval, len(opened.rows)))
+        if rows is not None
+    ]
+    rows, eval_rows, counts = _split(fitted, config)
     identity = {
         "config": config.to_json(),
         "base": loaded.base,
@@ -136,12 +114,42 @@ def begin(
         "eval_data": opened_eval.origin if opened_eval else [],
     }
     checkpoint = folder.start(identity)
+    dropped = [{"id": row, "reason": why, "detail": what} for fit in fitted for row, why, what in fit.dropped]
     if dropped:
-        lines = ({"id": row, "reason": why, "detail": detail} for row, why, detail in dropped)
-        write_json(folder.path / "dropped.json", list(lines))
+        write_json(folder.path / "dropped.json", dropped)
     job = Job(config, folder, loaded, reporter, rows, eval_rows, checkpoint, identity, counts, lora)
     _announce(job)
     return job
+
+
+def _fit(
+    opened: Opened, kind: str, config: Config, loaded: Loaded, limit: int | None, reporter: Reporter, first: int
+) -> Fit:
+    reporter.open("rows", len(opened.rows))
+    try:
+        return fit(
+            opened.rows,
+            kind,
+            loaded.processor,
+            loaded.family,
+            max_length=limit,
+            on_long=config.length.on_long,
+            first=first,
+            progress=reporter.advance,
+        )
+    finally:
+        reporter.close()
+
+
+def _split(fitted: Sequence[Fit], config: Config) -> tuple[Any, Any, dict[str, Any]]:
+    """Rows to train and to evaluate on, and the counts of both."""
+    rows, counts = fitted[0].rows, fitted[0].summary()
+    if len(fitted) > 1:
+        return rows, fitted[1].rows, {**counts, "eval": fitted[1].summary()}
+    if not config.training.eval_fraction:
+        return rows, None, counts
+    train, held = hold_out(rows, config.training.eval_fraction, config.training.seed)
+    return rows.select(train), rows.select(held), {**counts, "held_out": len(held)}
 
 
 def arguments(job: Job) -> dict[str, Any]:
@@ -229,7 +237,7 @@ def run(trainer: Any, job: Job) -> RunResult:
     write_json(out / "metrics.json", metrics)
     packages = ("torch", "transformers", "trl", "peft", "vlm-toolkit")
     versions = {name: metadata.version(name) for name in packages}
-    about = {"schema": 1, "method": job.config.method, "family": job.loaded.family_name, **job.identity}
+    about = {"schema": 1, "method": job.config.method, "family": job.loaded.family.name, **job.identity}
     about["versions"] = versions
     (out / "README.md").write_text(card(about, metrics), encoding="utf-8")
     write_json(out / "vlmtrain.json", about)
@@ -316,7 +324,7 @@ def _adapter_identity(adapter: str | None) -> dict[str, str] | None:
 
 def _announce(job: Job) -> None:
     say, counts = job.reporter.say, job.counts
-    say(f"model  {job.loaded.base} ({job.loaded.family_name}, {job.device}, {str(job.loaded.model.dtype)[6:]})")
+    say(f"model  {job.loaded.base} ({job.loaded.family.name}, {job.device}, {str(job.loaded.model.dtype)[6:]})")
     more = f", {len(job.eval_rows):,} for evaluation" if job.eval_rows is not None else ""
     say(f"rows   {len(job.rows):,}{more}; {counts['tokens']:,} tokens, {counts['image_tokens']:,} of images")
     if counts["shrunk"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,8 +83,9 @@ class TrainerSeam:
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No card per checkpoint; the run folder gets its own."""
 
+    @functools.cached_property
     def tower_is_frozen(self) -> bool:
-        """Whether nothing that makes image features is trained."""
+        """Whether nothing that makes image features is trained; that does not change during a run."""
         model: Any = self.model  # type: ignore[attr-defined]
         names = (name.removeprefix("base_model.model.") for name, p in model.named_parameters() if p.requires_grad)
         return not any(name.startswith(self.family.towers) for name in names)
@@ -111,7 +113,7 @@ class TrainerSeam:
             return inputs
         copies = 2 if "completion_mask" in inputs else 1
         extra = {key: inputs[key] for key in self.family.feature_inputs if key in inputs}
-        if self.share_features and self.tower_is_frozen():
+        if self.share_features and self.tower_is_frozen:
             pixels = inputs.pop("pixel_values")
             accelerator: Any = self.accelerator  # type: ignore[attr-defined]
             net = accelerator.unwrap_model(self.model)  # type: ignore[attr-defined]

@@ -102,7 +102,7 @@ class Local:
             known |= {
                 "base": self.loaded.base,
                 "base_hash": self.loaded.base_hash,
-                "family": self.loaded.family_name,
+                "family": self.loaded.family.name,
                 "chat_template_sha256": hashlib.sha256(str(self.loaded.processor.chat_template).encode()).hexdigest(),
                 "loaded_dtype": str(self.loaded.model.dtype).removeprefix("torch."),
             }

@@ -6,6 +6,7 @@ Weights: https://huggingface.co/HuggingFaceM4/Idefics3-8B-Llama3
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from vlmdata.errors import ConfigError
@@ -27,10 +28,8 @@ _TEMPLATE = (
 )
 
 
-def _set_budget(processor: Any, tokens: int) -> None:
+def _set_budget(processor: Any, tokens: int, count: Callable[[int, int], int]) -> None:
     """Take the most tiles a side that still fit, at worst the one picture of the whole alone."""
-    from vlmtrain.trl_seam import image_tokens
-
     images = processor.image_processor
     tile = images.max_image_size["longest_edge"]
     split, size = images.do_image_splitting, images.size
@@ -38,16 +37,17 @@ def _set_budget(processor: Any, tokens: int) -> None:
     for side in sides:
         # A square fills side x side tiles, the most this longest edge can come to.
         images.size = {**size, "longest_edge": side * tile}
-        if image_tokens(processor, [(side * tile, side * tile)])[0] <= tokens:
+        if count(side * tile, side * tile) <= tokens:
             return
     images.size, images.do_image_splitting = size, False
-    least = image_tokens(processor, [(tile, tile)])[0]
+    least = count(tile, tile)
     if least > tokens:
         images.do_image_splitting = split
         raise ConfigError(f"an image takes at least {least} tokens here; --max-image-tokens {tokens} is less")
 
 
 FAMILY = Family(
+    name="idefics3",
     model_types=("idefics3",),
     url="https://arxiv.org/abs/2408.12637",
     summary="Idefics3: SigLIP tiles of a fixed number of tokens, Llama 3",

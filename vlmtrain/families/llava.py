@@ -29,6 +29,7 @@ _TEMPLATE = (
 )
 
 FAMILY = Family(
+    name="llava",
     model_types=("llava",),
     url="https://arxiv.org/abs/2310.03744",
     summary="LLaVA 1.5: CLIP tower, MLP projector, Llama; fixed number of image tokens",

@@ -6,6 +6,7 @@ Weights: https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from vlmtrain.family import Family
@@ -24,7 +25,7 @@ _TEMPLATE = (
 )
 
 
-def _set_budget(processor: Any, tokens: int) -> None:
+def _set_budget(processor: Any, tokens: int, count: Callable[[int, int], int]) -> None:
     """The processor keeps the pixels of an image between the two edges; a token is patch x merge pixels squared."""
     images = processor.image_processor
     most = tokens * (images.patch_size * images.merge_size) ** 2
@@ -32,6 +33,7 @@ def _set_budget(processor: Any, tokens: int) -> None:
 
 
 FAMILY = Family(
+    name="qwen2_vl",
     model_types=("qwen2_vl",),
     url="https://arxiv.org/abs/2409.12191",
     summary="Qwen2-VL: any resolution, one image token per 28 x 28 pixels",
