@@ -155,9 +155,10 @@ class _Scanner:
                 if not self.more():
                     return -1
                 continue
-            if end < len(self.text) or self.ended:
+            # A number at the edge of the window may go on behind it: "0." reads as 0 until the next digit is there.
+            if self.ended or self.text[end : end + 9].lstrip("0123456789.eE+-"):
                 return end
-            self.more()  # a number at the edge of the window may go on behind it
+            self.more()
 
 
 def _elements(file: BinaryIO, path: Path, offset: int | None) -> Iterator[tuple[int, int, bytes]]:

@@ -22,7 +22,7 @@ __all__ = ["Contents", "Format", "Input", "Piece", "inspect", "read"]
 
 Format = Literal["parquet", "arrow", "json", "jsonl", "csv", "folder"]
 
-_BATCH_BYTES = 16 << 20
+_BATCH_BYTES = 4 << 20
 _IMAGE_ALLOWANCE = 128 << 10
 _LOOK = 1000
 

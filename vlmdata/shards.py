@@ -25,7 +25,7 @@ from vlmdata.records import Record, Sample
 
 __all__ = ["ROW_GROUP_BYTES", "ShardWriter", "Shards", "open_shards", "shard_schema", "to_row"]
 
-ROW_GROUP_BYTES = 32 << 20
+ROW_GROUP_BYTES = 16 << 20
 """A row group is closed when its images and texts reach this size, so readers need no more memory than that."""
 
 _IMAGE_BYTES = "images.list.element.bytes"

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import Any
@@ -62,11 +62,9 @@ def run(job: Job, tasks: Sequence[Task], workers: int, report: Report) -> Iterat
 
 
 def _await(future: Future[Outcome], tell: Callable[[], None]) -> Outcome:
-    while True:
-        try:
-            return future.result(timeout=_POLL_SECONDS)
-        except NotYet:
-            tell()
+    while not wait_for([future], timeout=_POLL_SECONDS).done:
+        tell()
+    return future.result()
 
 
 def _start(rows_read: Any, stopped: Any) -> None:
