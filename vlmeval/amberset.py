@@ -14,7 +14,7 @@ from typing import Any
 
 from vlmdata.errors import DataError, MissingError, choices
 
-__all__ = ["GROUPS", "PARTS", "AmberSet", "Annotation", "locate", "read"]
+__all__ = ["AmberSet", "Annotation", "GROUPS", "PARTS", "locate", "read"]
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "generative": ("generative",),

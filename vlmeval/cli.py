@@ -11,7 +11,7 @@ from vlmdata import __version__
 from vlmdata.command import ErrorGroup
 from vlmeval import task as tasks
 
-__all__ = ["main"]
+__all__ = ["compare", "main"]
 
 
 class _Commands(ErrorGroup):

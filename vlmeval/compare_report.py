@@ -19,7 +19,7 @@ __all__ = ["check", "html", "markdown", "sentences", "terminal", "write"]
 
 _ONE_LINE = 3
 _SHOWN = 120
-_TEXTS = 24
+_TEXTS = 12
 
 
 def check(files: Mapping[str, Path | None], images: Path | None, *, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,9 @@ def terminal(report: Mapping[str, Any], width: int | None = None, color: bool | 
     with console.capture() as captured:
         title = Text(f"{report['task'].upper()} ", style="bold")
         title.append(subject(report), style="cyan")
-        console.print(title, soft_wrap=True)
+        console.print(title, overflow="fold")
         if report["headline"]:
-            console.print(Text(report["headline"], style="bold red"), soft_wrap=True)
+            console.print(Text(report["headline"], style="bold red"))
         else:
             console.print(Text(f"complete: all {coverage['expected']} answered", style="green"))
         for panel in panels(task, report):
@@ -150,7 +151,19 @@ def render(template: str, **values: Any) -> str:
 
     loader = PackageLoader("vlmeval", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {"shorten": _shorten, "tally": _tally}
     return environment.get_template(template).render(**values)
+
+
+def _shorten(text: str | None, limit: int = 1500) -> str:
+    """A text as it can be shown on a card."""
+    text = (text or "").strip() or "(empty)"
+    return text if len(text) <= limit else f"{text[:limit]} … ({len(text)} characters)"
+
+
+def _tally(words: Sequence[str]) -> list[str]:
+    """Words in order of first appearance, with how often they came."""
+    return [f"{word} ×{count}" if count > 1 else word for word, count in Counter(words).items()]
 
 
 def html(task: Task, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

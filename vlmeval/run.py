@@ -79,15 +79,15 @@ def evaluate(
         VlmError: anything a user can put right, said in one line.
     """
     found = load(task)
-    _check(found, task, settings, responses, model or adapter, out, resume, limit)
+    _check(found, settings, responses, model or adapter, out, resume, limit)
+    if out is not None:
+        store.claim(Path(out), resume=resume, overwrite=overwrite)
     if responses is not None:
         replay = Replay(Path(responses))
         benchmark = found.open(Path(data), settings, frozenset(answer.id for answer in replay.responses))
-        if out is not None:
-            store.claim(Path(out), resume=False, overwrite=overwrite)
         folder = _images(found, Path(data), images, ()) if images is not None else None
         source = {**replay.describe(), "images": str(folder) if folder else None}
-        return _finish(task, found, benchmark, replay.responses, source, out)
+        return _finish(found, benchmark, replay.responses, source, Path(out) if out is not None else None)
     assert out is not None
     benchmark = found.open(Path(data), settings, None)
     items = _limited(benchmark.items, limit)
@@ -107,14 +107,15 @@ def evaluate(
         max_image_tokens=max_image_tokens,
         trust_remote_code=trust_remote_code,
     )
-    store.claim(Path(out), resume=resume, overwrite=overwrite)
+    if overwrite:
+        local.load()
+        store.start(Path(out), fresh=True)
     answers, source = _ask(task, benchmark, items, local, Path(out), folder, quiet)
-    return _finish(task, found, benchmark, answers, source, out)
+    return _finish(found, benchmark, answers, source, Path(out))
 
 
 def _check(
     task: Task,
-    name: str,
     settings: Mapping[str, str | None],
     responses: str | Path | None,
     model: str | Path | None,
@@ -125,7 +126,7 @@ def _check(
     own = [option.name.replace("-", "_") for option in task.options]
     strange = [setting for setting in settings if setting not in own]
     if strange:
-        raise ConfigError(f"{name} has no option {strange[0]!r}; its own options: {choices(own)}")
+        raise ConfigError(f"{task.name} has no option {strange[0]!r}; its own options: {choices(own)}")
     if (responses is None) == (model is None):
         both = "both a responses file and a model are" if model else "neither a responses file nor a model is"
         raise ConfigError(f"{both} given: --responses FILE scores a file, --model or --adapter asks a model")
@@ -193,6 +194,7 @@ def _ask(
 ) -> tuple[list[Response], dict[str, Any]]:
     """Ask what is not answered yet; every batch is on disk before the next is asked."""
     setup: dict[str, Any] = {"task": task, "answers": local.describe(), "data": dict(benchmark.data)}
+    store.start(out, fresh=False)
     path = out / store.SETUP
     before = store.read_json(path) if path.is_file() else {}
     record: dict[str, Any] = before
@@ -239,24 +241,19 @@ def _short(value: Any) -> str:
 
 
 def _finish(
-    name: str,
-    task: Task,
-    benchmark: Benchmark,
-    answers: Sequence[Response],
-    source: Mapping[str, Any],
-    out: str | Path | None,
+    task: Task, benchmark: Benchmark, answers: Sequence[Response], source: Mapping[str, Any], out: Path | None
 ) -> dict[str, Any]:
     """Score, summarize, write."""
     joined, coverage = gate(benchmark, answers)
     if not joined:
-        raise DataError(_wrong(name, benchmark, answers, coverage))
+        raise DataError(_wrong(task.name, benchmark, answers, coverage))
     scores = [benchmark.score(item, text) for item, text in joined]
     rows = [score.to_json() for score in scores]
     groups = [group for group in task.groups if any(group in item.groups for item in benchmark.items)]
     summary = benchmark.summarize(scores)
     notes = [*benchmark.notes, *summary.pop("notes", [])]
     report = {
-        "task": name,
+        "task": task.name,
         "version": __version__,
         "headline": coverage.banner(),
         "protocol": {**benchmark.protocol, "answers": dict(source), "data": dict(benchmark.data)},
@@ -268,11 +265,11 @@ def _finish(
     if out is not None:
         from vlmeval.report import write
 
-        folder = Path(out)
-        if not (folder / store.RESPONSES).exists():
-            store.write_rows(folder / store.RESPONSES, ({"id": a.id, "response": a.text} for a in answers))
-        store.write_rows(folder / store.SCORES, rows)
-        write(folder, report, rows)
+        if source["kind"] == "responses":
+            store.start(out, fresh=True)
+            store.write_rows(out / store.RESPONSES, ({"id": a.id, "response": a.text} for a in answers))
+        store.write_rows(out / store.SCORES, rows)
+        write(out, report, rows)
     return report
 
 

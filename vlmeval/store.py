@@ -15,14 +15,15 @@ from vlmeval.task import Response
 
 __all__ = [
     "FILES",
+    "Log",
     "REPORT",
     "RESPONSES",
     "SCORES",
     "SETUP",
-    "Log",
     "claim",
     "read_json",
     "read_rows",
+    "start",
     "write",
     "write_json",
     "write_rows",
@@ -33,7 +34,7 @@ FILES = (RESPONSES, SETUP, SCORES, REPORT, "report.md", "report.html")
 
 
 def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder ready to be written.
+    """Check that the folder may be written; nothing is changed yet.
 
     Raises:
         OutputExistsError: it holds an evaluation already, and neither flag says what to do with it.
@@ -49,10 +50,13 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
             f"{folder} already holds an evaluation ({', '.join(found)}): go on with it with --resume, or replace it "
             "with --overwrite"
         )
-    if overwrite:
-        for name in found:
-            (folder / name).unlink()
+
+
+def start(folder: Path, *, fresh: bool) -> None:
+    """Make the folder; a fresh start removes the evaluation that is in it."""
     folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES if fresh else ():
+        (folder / name).unlink(missing_ok=True)
 
 
 def write(path: Path, text: str) -> None:
@@ -133,7 +137,8 @@ class Log:
                     f"{path}, line {number} is no answer: {line[:60]!r}; start again with --overwrite"
                 ) from None
         self._file = path.open("ab")
-        self._file.truncate(len(whole))
+        if len(whole) < len(raw):
+            self._file.truncate(len(whole))
 
     def append(self, responses: Iterable[Response]) -> None:
         """Write answers and wait until the disk has them."""

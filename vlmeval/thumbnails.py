@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import Any
 
 __all__ = ["Thumbnails"]
 
@@ -42,12 +43,17 @@ class Thumbnails:
         picture.thumbnail((self.side, self.side))
         flat = Image.new("RGB", picture.size, "white")
         flat.paste(picture, mask=picture.getchannel("A"))
-        # Drawings with few colours are smaller and sharper as PNG, photographs as JPEG.
-        drawn = flat.getcolors(256) is not None
-        buffer = io.BytesIO()
-        flat.save(buffer, "PNG", optimize=True) if drawn else flat.save(buffer, "JPEG", quality=72)
-        kind = "png" if drawn else "jpeg"
-        url = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        kinds: list[tuple[str, dict[str, Any]]] = [("jpeg", {"quality": 72})]
+        if flat.getcolors(256) is not None:
+            # Drawings with few colours are sharper as PNG, and mostly smaller.
+            kinds.append(("png", {"optimize": True}))
+        made = []
+        for kind, options in kinds:
+            buffer = io.BytesIO()
+            flat.save(buffer, kind, **options)
+            made.append((buffer.getvalue(), kind))
+        data, kind = min(made, key=lambda one: len(one[0]))
+        url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
         if len(url) > self.left:
             return None
         self.left -= len(url)

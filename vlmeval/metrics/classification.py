@@ -1,4 +1,4 @@
-"""An ``evaluate.Metric`` for accuracy and F1 of class labels: ``evaluate.load(vlmeval.metrics.path("classification"))``.
+"""An ``evaluate.Metric`` for class labels: ``evaluate.load(vlmeval.metrics.path("classification"))``.
 
 The same figures as scikit-learn's ``accuracy_score`` and ``f1_score``; nothing is downloaded.
 """

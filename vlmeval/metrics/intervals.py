@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RESAMPLES", "Array", "bootstrap", "cluster_sums", "interval", "mcnemar", "wilson"]
+__all__ = ["Array", "RESAMPLES", "bootstrap", "cluster_sums", "interval", "mcnemar", "wilson"]
 
 Array = npt.NDArray[np.float64]
 RESAMPLES = 10_000

@@ -62,7 +62,7 @@ def _open(data: Path, settings: Mapping[str, Any], answered: frozenset[int | str
         return Score(item, response, yesno.counts(answer, item.target), correct, answer)
 
     def summarize(scores: Sequence[Score]) -> dict[str, Any]:
-        return _summary(scores, _asked(items), amber.starts)
+        return {**_summary(scores, _asked(items), amber.starts), "notes": _remarks(scores, items, part, rule)}
 
     known = frozenset(amber.annotations)
     return Benchmark(items, known, amber.data, protocol, score, summarize, _notes(amber, engine))
@@ -168,6 +168,29 @@ def _summary(scores: Sequence[Score], asked: Sequence[str], starts: Mapping[str,
         unread = {name: sum(rule(score.response) is None for score in questions) for name, rule in _READ.items()}
         summary["unread"] = {**unread, "of": len(questions)}
     return summary
+
+
+def _remarks(scores: Sequence[Score], items: Sequence[Item], part: str, rule: str) -> list[str]:
+    """What a reader must know about these answers."""
+    remarks = []
+    answered = {score.item.id for score in scores}
+    for narrow in ("existence", "attribute", "relation") if part in ("all", "discriminative") else ():
+        if answered == {item.id for item in items if narrow in item.groups}:
+            remarks.append(f"All answers are to the {narrow} questions: --part {narrow} scores them as a complete set.")
+    questions = [score for score in scores if score.item.kind == "answer"]
+    lost = sum(score.answer is None for score in questions)
+    readable = sum(score.answer is None and yesno.by_word(score.response) is not None for score in questions)
+    if lost:
+        more = f"; --read-answers word would read {readable} of them" if rule == "none" and readable else ""
+        remarks.append(f"{lost} of {len(questions)} answers are neither Yes nor No and count as wrong{more}.")
+    captions = [score for score in scores if score.item.kind == "text"]
+    silent = sum(not score.counts["nouns"] for score in captions)
+    if silent:
+        remarks.append(
+            f"{silent} of {len(captions)} captions name nothing of the vocabulary: they lower CHAIR and Hal as if they "
+            "were right; look at Cover."
+        )
+    return remarks
 
 
 def _constant(questions: Sequence[Score], answer: str) -> list[Score]:

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import amber_world
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from vlmdata.errors import ConfigError, DataError, MissingError
+from vlmeval.cli import main
+from vlmeval.compare import compare
+from vlmeval.compare_report import html, sentences, terminal
+from vlmeval.run import evaluate
+
+TRUTH = amber_world.truthful()
+FLIP = {"Yes": "No", "No": "Yes"}
+
+
+def noisy(seed: int, share: float) -> dict[int, str]:
+    rng = random.Random(seed)
+    answers = {ident: FLIP.get(text, text) if rng.random() < share else text for ident, text in TRUTH.items()}
+    return {**answers, **{ident: "There is a dog and a bus." for ident in range(1, 5) if rng.random() < share}}
+
+
+@pytest.fixture(scope="module")
+def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    for seed, (name, share) in enumerate((("base", 0.6), ("sft", 0.3), ("dpo", 0.1))):
+        path = amber_world.respond(folder / f"{name}.json", noisy(seed, share))
+        evaluate("amber", data=world, responses=path, out=folder / name, images=world / "images")
+    return [folder / name for name in ("base", "sft", "dpo")]
+
+
+def command(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["compare", *map(str, arguments)])
+
+
+def test_published_counts(real: Path, tmp_path: Path) -> None:
+    for name in ("d_flip10", "d_odd5"):
+        evaluate("amber", data=real, responses=real / "golden" / name / "responses.json", out=tmp_path / name)
+    found = compare([tmp_path / "d_flip10", tmp_path / "d_odd5"])
+    test = found.pairs[0].mcnemar["discriminative"]
+    assert (test["right_to_wrong"], test["wrong_to_right"], f"{test['p']:.1e}") == (1887, 1260, "4.3e-29")
+    accuracy = found.pairs[0].differences[0]
+    assert accuracy["difference"] == pytest.approx((1260 - 1887) / 14216 * 100)
+    # Answers of one image were flipped independently: the clustered interval is near the paired binomial one.
+    half = 196 * math.sqrt(1887 + 1260) / 14216
+    assert (accuracy["interval"][1] - accuracy["interval"][0]) / 2 == pytest.approx(half, rel=0.06)
+    assert accuracy["verdict"] == "worse"
+
+
+def test_counts_add_up(runs: list[Path]) -> None:
+    found = compare(runs)
+    assert [(pair.one, pair.other) for pair in found.pairs] == [("base", "sft"), ("base", "dpo"), ("sft", "dpo")]
+    for pair in found.pairs:
+        assert pair.common == 44
+        test = pair.mcnemar["discriminative"]
+        assert test["right_to_wrong"] + test["wrong_to_right"] == len(pair.flips)
+        parts = [pair.mcnemar[group] for group in ("existence", "attribute", "relation")]
+        assert sum(part["n"] for part in parts) == test["n"] == 40
+        assert sum(part["right_to_wrong"] for part in parts) == test["right_to_wrong"]
+        for difference in pair.differences:
+            low, high = difference["interval"] or (-math.inf, math.inf)
+            assert low - 1e-9 <= difference["difference"] <= high + 1e-9 or difference["metric"] in ("precision", "f1")
+            assert (difference["verdict"] == "inside noise") == (low <= 0 <= high) or not difference["interval"]
+
+
+def test_a_run_against_itself_differs_in_nothing(runs: list[Path]) -> None:
+    pair = compare([runs[0], runs[0]], names=["one", "other"]).pairs[0]
+    assert not pair.flips and pair.mcnemar["discriminative"]["p"] == 1.0
+    assert {difference["difference"] for difference in pair.differences} == {0.0}
+    assert {difference["verdict"] for difference in pair.differences} <= {"inside noise", "unknown"}
+
+
+def test_the_paired_interval_is_that_of_a_plain_loop(runs: list[Path]) -> None:
+    """Images are drawn with replacement, the same for both runs; here one draw after another."""
+    pair = compare(runs[:2]).pairs[0]
+    sides = [[json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()] for run in runs[:2]]
+    clusters = list(dict.fromkeys(row["cluster"] for row in sides[0]))
+    rng, differences = np.random.default_rng(11), []
+    for _ in range(3000):
+        drawn = [clusters[index] for index in rng.integers(0, len(clusters), len(clusters))]
+        accuracy = []
+        for side in sides:
+            rows = [row for name in drawn for row in side if row["cluster"] == name and row["correct"] is not None]
+            accuracy.append(100 * sum(row["correct"] for row in rows) / len(rows))
+        differences.append(accuracy[1] - accuracy[0])
+    expected = np.percentile(differences, [2.5, 97.5])
+    found = next(d for d in pair.differences if (d["group"], d["metric"]) == ("discriminative", "accuracy"))
+    assert found["interval"] == pytest.approx(list(expected), abs=2.0)
+
+
+def test_partial_and_unlike_runs_are_said(world: Path, runs: list[Path], tmp_path: Path) -> None:
+    half = {ident: text for ident, text in TRUTH.items() if ident % 2 and ident > 4}
+    path = amber_world.respond(tmp_path / "r.json", half)
+    evaluate("amber", data=world, responses=path, out=tmp_path / "half", read_answers="word")
+    found = compare([runs[0], tmp_path / "half"])
+    assert found.pairs[0].common == len(half) == found.pairs[0].mcnemar["discriminative"]["n"]
+    notes = " ".join(found.notes)
+    for said in ("half: PARTIAL 20/40", "read answers differs: base none, half word", "different numbers of items"):
+        assert said in notes
+    for text in (terminal(found), html(found), " ".join(sentences(found)) + notes):
+        assert "PARTIAL 20/40" in text
+
+
+def test_what_cannot_be_compared(world: Path, runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="two or more"):
+        compare(runs[:1])
+    with pytest.raises(ConfigError, match="1 names for 2 runs"):
+        compare(runs[:2], names=["one"])
+    with pytest.raises(ConfigError, match="same name"):
+        compare(runs[:2], names=["one", "one"])
+    with pytest.raises(MissingError, match="no evaluation folder"):
+        compare([runs[0], tmp_path])
+    other = amber_world.write(tmp_path / "amber")
+    (other / "safe_words.txt").write_text("dog")
+    path = amber_world.respond(tmp_path / "r.json", TRUTH)
+    evaluate("amber", data=other, responses=path, out=tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"different data: safe_words.txt differs"):
+        compare([runs[0], tmp_path / "other"])
+    (tmp_path / "other" / "scores.jsonl").write_text('{"id": 1}\n')
+    with pytest.raises(DataError, match="line 1 is no score"):
+        compare([tmp_path / "other", runs[0]])
+    (tmp_path / "other" / "report.json").write_text("{}")
+    with pytest.raises(DataError, match="has no 'task'"):
+        compare([tmp_path / "other", runs[0]])
+    (tmp_path / "other" / "report.json").write_text("[")
+    assert command(tmp_path / "other", runs[0]).exit_code == 2
+
+
+def test_same_folder_names_are_told_apart(world: Path, runs: list[Path], tmp_path: Path) -> None:
+    path = amber_world.respond(tmp_path / "r.json", TRUTH)
+    evaluate("amber", data=world, responses=path, out=tmp_path / "second" / "base")
+    names = [run.name for run in compare([runs[0], tmp_path / "second" / "base"]).runs]
+    assert names == [f"{runs[0].parent.name}/base", "second/base"]
+
+
+def test_the_command(runs: list[Path], tmp_path: Path) -> None:
+    files = {kind: tmp_path / "new" / f"c.{kind}" for kind in ("html", "markdown", "json")}
+    flags = [part for kind, path in files.items() for part in (f"--{kind}", path)]
+    names = ["--name", "base", "--name", "SFT", "--name", "SFT+DPO"]
+    result = command(*runs, *names, *flags)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    head = lines[0].split()
+    assert head == ["AMBER", "base", "SFT", "SFT+DPO"]
+    labels = [line.split()[0] for line in lines[2:10]]
+    assert labels == ["Accuracy", "F1", "CHAIR", "Cover", "Hal", "Cog", "Says", "Words"]
+    figures = re.findall(r"\d+\.\d", lines[2])
+    reports = [json.loads((run / "report.json").read_text()) for run in runs]
+    assert float(figures[0]) == reports[0]["official"]["discriminative"]["accuracy"]
+    assert all(path.is_file() for path in files.values())
+    assert "| base | SFT | SFT+DPO |" in files["markdown"].read_text()
+    assert "Wrote" in result.stdout
+    again = command(*runs, *names, *flags)
+    assert again.exit_code == 2 and "--overwrite" in again.stderr and again.stderr.count("\n") == 1
+    assert command(*runs, *names, *flags, "--overwrite").exit_code == 0
+    content: dict[str, Any] = json.loads(files["json"].read_text())
+    assert [run["name"] for run in content["runs"]] == ["base", "SFT", "SFT+DPO"]
+    flips = content["pairs"][0]["flips"]
+    assert len(flips) == sum(
+        content["pairs"][0]["mcnemar"]["discriminative"][k] for k in ("right_to_wrong", "wrong_to_right")
+    )
+    assert {flip["change"] for flip in flips} == {"right_to_wrong", "wrong_to_right"}
+
+
+def test_more_runs_than_pairs(runs: list[Path]) -> None:
+    found = compare([*runs, runs[0]], names=["a", "b", "c", "d"])
+    assert [(p.one, p.other) for p in found.pairs] == [("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("c", "d")]
+    assert max(map(len, terminal(found).splitlines())) <= 80
+
+
+def test_mistakes_of_the_command(runs: list[Path], tmp_path: Path) -> None:
+    same = command(*runs, "--html", tmp_path / "x", "--json", tmp_path / "x")
+    assert same.exit_code == 2 and "the same file" in same.stderr
+    images = command(*runs, "--html", tmp_path / "x", "--images", tmp_path / "none")
+    assert images.exit_code == 2 and "no image folder" in images.stderr
+    assert command(runs[0]).exit_code == 2
+    assert not (tmp_path / "x").exists()
