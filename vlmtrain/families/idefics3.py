@@ -36,7 +36,7 @@ def _set_budget(processor: Any, tokens: int, count: Callable[[int, int], int]) -
     sides = range(size["longest_edge"] // tile, 0, -1) if split else ()
     for side in sides:
         # A square fills side x side tiles, the most this longest edge can come to.
-        images.size = {**size, "longest_edge": side * tile}
+        images.size = type(size)(longest_edge=side * tile)
         if count(side * tile, side * tile) <= tokens:
             return
     images.size, images.do_image_splitting = size, False

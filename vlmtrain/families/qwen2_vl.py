@@ -29,7 +29,7 @@ def _set_budget(processor: Any, tokens: int, count: Callable[[int, int], int]) -
     """The processor keeps the pixels of an image between the two edges; a token is patch x merge pixels squared."""
     images = processor.image_processor
     most = tokens * (images.patch_size * images.merge_size) ** 2
-    images.size = {"shortest_edge": min(images.size["shortest_edge"], most), "longest_edge": most}
+    images.size = type(images.size)(shortest_edge=min(images.size["shortest_edge"], most), longest_edge=most)
 
 
 FAMILY = Family(
@@ -42,7 +42,7 @@ FAMILY = Family(
             "attention": r"(.*\.)?visual\.blocks\..*\.attn\.(qkv|proj)",
             "mlp": r"(.*\.)?visual\.blocks\..*\.mlp\.(fc1|fc2)",
         },
-        "projector": {"mlp": r"(.*\.)?visual\.merger\.mlp\.[0-9]+"},
+        "projector": {"mlp": r"(.*\.)?visual\.merger\.mlp\.(0|2)"},
         "language": {
             "attention": r"(.*\.)?language_model\..*\.self_attn\.(q_proj|k_proj|v_proj|o_proj)",
             "mlp": r"(.*\.)?language_model\..*\.mlp\.(gate_proj|up_proj|down_proj)",
