@@ -116,7 +116,8 @@ def test_the_model_sees(loaded: Loaded) -> None:
 
 def test_batched_generation_equals_single(loaded: Loaded) -> None:
     prompts = [row["messages"][:1] for row in ROWS]
-    shown = [pictures(row)[: sum(p["type"] == "image" for p in ask[0]["content"])] for row, ask in zip(ROWS, prompts)]
+    counts = [sum(part["type"] == "image" for part in ask[0]["content"]) for ask in prompts]
+    shown = [pictures(row)[:count] for row, count in zip(ROWS, counts, strict=True)]
     batch = prompt_batch(loaded.processor, loaded.family, prompts, shown)
     assert (batch["attention_mask"][:, -1] == 1).all(), "padded on the left"
     width = batch["input_ids"].shape[1]
@@ -171,7 +172,7 @@ def test_image_budget(loaded: Loaded, bases: dict[str, Path]) -> None:
             with torch.no_grad():
                 small.model(**batch)
     assert all(tokens <= budget for budget, tokens in taken.items())
-    assert taken[full] == full
+    assert taken[full] > full / 2
     assert len(taken) == 1 if loaded.family.set_budget is None else min(taken) < full / 2
 
 
