@@ -76,8 +76,9 @@ def columns(task: Task, rows: Sequence[Row], groups: Sequence[str], seed: int = 
     """
     clusters = list(dict.fromkeys(row["cluster"] for row in rows))
     drawn = resampled(task, rows, clusters, seed) if len(clusters) > 1 else {}
-    result: dict[str, Any] = {"exact": {}, "rates": {}, "counts": {}, "clusters": len(clusters)}
+    result: dict[str, Any] = {"exact": {}, "rates": {}, "counts": {}, "n": {}, "clusters": len(clusters)}
     for group in groups:
+        result["n"][group] = sum(group in row["groups"] for row in rows)
         sums = total(row["counts"] for row in rows if group in row["groups"])
         result["counts"][group] = sums
         for metric in task.metrics:

@@ -79,14 +79,14 @@ def _rich_table(task: Task, panel: Panel, report: Mapping[str, Any]) -> Any:
     for metric in panel.metrics:
         table.add_column(metric.label, justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
-    for _group, title, cells in panel.rows:
+    for _group, title, cells, count in panel.rows:
         values = []
         for metric, entry in zip(panel.metrics, cells, strict=True):
             text = Text(entry.text, style="bold")
             if metric.column == "exact" and metric.name in headed:
                 text.append(f"\n{entry.span}", style="dim")
             values.append(text)
-        table.add_row(title, *values, f"{max(entry.n for entry in cells)}")
+        table.add_row(title, *values, str(count))
     return table
 
 
@@ -123,8 +123,8 @@ def markdown(task: Task, report: Mapping[str, Any]) -> str:
     lines += [f"**{banner}**" if banner else f"Complete: all {coverage['expected']} answered.", ""]
     for panel in panels(task, report):
         head = ["", *map(label, panel.metrics), "n"]
-        body = [[title, *map(_marked, cells), str(max(c.n for c in cells))] for _, title, cells in panel.rows]
-        lines += [f"## {mark}{' / '.join(title for _, title, _ in panel.rows[:1])}", "", *table_lines(head, body), ""]
+        body = [[title, *map(_marked, cells), str(count)] for _, title, cells, count in panel.rows]
+        lines += [f"## {mark}{panel.rows[0][1]}", "", *table_lines(head, body), ""]
     lines += ["Values as the official script rounds them, in brackets the 95 % interval of the exact value.", ""]
     if report.get("baselines"):
         lines += ["## Blind baselines on the same questions", ""]

@@ -89,6 +89,8 @@ def _rows(path: Path, text: str) -> list[Any]:
         if text.lstrip().startswith("["):
             rows: list[Any] = json.loads(text)
             return rows
+    except RecursionError:
+        raise DataError(f"{path} is JSON nested too deeply to be answers") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise DataError(f"{path} is not JSON: {error.msg} in {where}; is it cut short?") from None
@@ -97,6 +99,8 @@ def _rows(path: Path, text: str) -> list[Any]:
         try:
             if line.strip():
                 rows.append(json.loads(line))
+        except RecursionError:
+            raise DataError(f"{path}, line {number} is JSON nested too deeply to be an answer") from None
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{path} is neither a JSON array nor JSON Lines: {error.msg} in line {number}"
@@ -115,7 +119,8 @@ def _response(row: Any, where: str) -> Response:
         raise DataError(f"{where}: id is {ident!r:.80}, expected a whole number")
     if text is not None and not isinstance(text, str):
         raise DataError(f"{where} (id {ident}): response is {text!r:.80}, expected text")
-    return Response(ident, text)
+    # Half a surrogate pair is valid JSON, and cannot be written as UTF-8 again.
+    return Response(ident, text if text is None else text.encode(errors="replace").decode())
 
 
 def gate(benchmark: Benchmark, responses: Sequence[Response]) -> tuple[list[tuple[Item, str | None]], Coverage]:

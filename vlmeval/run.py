@@ -152,10 +152,11 @@ def _images(task: Task, data: Path, images: str | Path | None, items: Sequence[I
     """The image folder, with every image that will be shown in it."""
     if not task.images:
         return None
-    folder = Path(images) if images is not None else data / "images"
-    if not folder.is_dir():
+    places = [Path(images)] if images is not None else [data / "images", data / "data" / "images", data / "image"]
+    folder = next((place for place in places if place.is_dir()), None)
+    if folder is None:
         hint = "" if images is not None else "; give --images FOLDER"
-        raise MissingError(f"no image folder {folder}{hint}")
+        raise MissingError(f"no image folder {places[0]}{hint}")
     blank = [item.id for item in items if not item.images]
     if blank:
         raise DataError(
@@ -194,29 +195,37 @@ def _ask(
 ) -> tuple[list[Response], dict[str, Any]]:
     """Ask what is not answered yet; every batch is on disk before the next is asked."""
     setup: dict[str, Any] = {"task": task, "answers": local.describe(), "data": dict(benchmark.data)}
-    store.start(out, fresh=False)
     path = out / store.SETUP
     before = store.read_json(path) if path.is_file() else {}
-    record: dict[str, Any] = before
     if before:
         _same(before["setup"], setup, out)
     elif (out / store.RESPONSES).is_file():
         raise DataError(f"{out} has {store.RESPONSES} but no {store.SETUP}: start again with --overwrite")
-    with store.Log(out / store.RESPONSES) as log:
-        done = {response.id for response in log.done}
-        todo = [item for item in items if item.id not in done]
-        if todo:
-            local.load()
-            setup["answers"] = local.describe()
-            if before:
-                _same(before["setup"], setup, out)
-            record = {"setup": setup, "environment": local.environment(), "images": str(images) if images else None}
-            store.write_json(path, record)
-            with track(f"{task}: asking {local.name}", len(items), len(items) - len(todo), quiet=quiet) as advance:
-                for answered in local.answer(todo):
-                    log.append(answered)
-                    advance(len(answered))
-        return log.done, {**record["setup"]["answers"], **record["environment"], "images": record["images"]}
+    answers, _ = store.answered(out / store.RESPONSES)
+    asked = {response.id for response in answers}
+    todo = [item for item in items if item.id not in asked]
+    if not todo:
+        return answers, _source(before)
+    local.load()
+    setup["answers"] = local.describe()
+    if before:
+        _same(before["setup"], setup, out)
+    record = {"setup": setup, "environment": local.environment(), "images": str(images) if images else None}
+    store.start(out, fresh=False)
+    store.write_json(path, record)
+    with (
+        store.Log(out / store.RESPONSES) as log,
+        track(f"{task}: asking {local.name}", len(items), len(items) - len(todo), quiet=quiet) as advance,
+    ):
+        for batch in local.answer(todo):
+            log.append(batch)
+            advance(len(batch))
+        return log.done, _source(record)
+
+
+def _source(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the answers come from, for the report."""
+    return {**record["setup"]["answers"], **record["environment"], "images": record["images"]}
 
 
 def _same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:

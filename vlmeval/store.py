@@ -20,6 +20,7 @@ __all__ = [
     "RESPONSES",
     "SCORES",
     "SETUP",
+    "answered",
     "claim",
     "read_json",
     "read_rows",
@@ -29,7 +30,10 @@ __all__ = [
     "write_rows",
 ]
 
-RESPONSES, SETUP, SCORES, REPORT = "responses.jsonl", "run.json", "scores.jsonl", "report.json"
+RESPONSES = "responses.jsonl"
+SETUP = "run.json"
+SCORES = "scores.jsonl"
+REPORT = "report.json"
 FILES = (RESPONSES, SETUP, SCORES, REPORT, "report.md", "report.html")
 
 
@@ -112,33 +116,40 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def answered(path: Path) -> tuple[list[Response], int]:
+    """The answers in ``responses.jsonl``, and how many bytes they take.
+
+    A line torn by a kill is not an answer and not counted: its item will be asked again.
+
+    Raises:
+        DataError: a whole line is not an answer.
+    """
+    raw = path.read_bytes() if path.is_file() else b""
+    whole = raw[: raw.rfind(b"\n") + 1]
+    found = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            row = json.loads(line)
+            found.append(Response(row["id"], row["response"]))
+        except (ValueError, KeyError, TypeError):
+            raise DataError(
+                f"{path}, line {number} is no answer: {line[:60]!r}; start again with --overwrite"
+            ) from None
+    return found, len(whole)
+
+
 class Log:
     """``responses.jsonl``: answers appended batch by batch; what a batch wrote survives a kill.
 
-    Use as a context manager; ``done`` holds the answers of earlier runs.
+    Use as a context manager; ``done`` holds the answers of this and of earlier runs.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read what is there; a line torn by a kill is cut off, its item will be asked again.
-
-        Raises:
-            DataError: a whole line is not an answer.
-        """
-        self.path = path
-        self.done: list[Response] = []
-        raw = path.read_bytes() if path.is_file() else b""
-        whole = raw[: raw.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                row = json.loads(line)
-                self.done.append(Response(row["id"], row["response"]))
-            except (ValueError, KeyError, TypeError):
-                raise DataError(
-                    f"{path}, line {number} is no answer: {line[:60]!r}; start again with --overwrite"
-                ) from None
+        """Go on after the last whole line."""
+        self.done, size = answered(path)
         self._file = path.open("ab")
-        if len(whole) < len(raw):
-            self._file.truncate(len(whole))
+        if size < self._file.tell():
+            self._file.truncate(size)
 
     def append(self, responses: Iterable[Response]) -> None:
         """Write answers and wait until the disk has them."""

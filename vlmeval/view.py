@@ -22,7 +22,6 @@ class Cell:
         high: upper end.
         span: the interval as shown; empty without one.
         percent: whether it can be drawn on a scale of 0 to 100.
-        n: over how many units it is taken.
     """
 
     text: str
@@ -31,15 +30,14 @@ class Cell:
     high: float | None
     span: str
     percent: bool
-    n: int
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A table of groups that share their metrics: ``rows`` are (group, title, cells)."""
+    """A table of groups that share their metrics: ``rows`` are (group, title, cells, scored answers)."""
 
     metrics: tuple[Metric, ...]
-    rows: tuple[tuple[str, str, tuple[Cell, ...]], ...]
+    rows: tuple[tuple[str, str, tuple[Cell, ...], int], ...]
 
 
 def short(value: float | None) -> str:
@@ -67,11 +65,11 @@ def cell(report: Mapping[str, Any], group: str, metric: Metric) -> Cell:
     """A metric of a group as a cell: the official value where there is one, with the exact value's interval."""
     exact = figure(report, group, metric)
     if exact is None:
-        return Cell("–", None, None, None, "", metric.percent, 0)
+        return Cell("–", None, None, None, "", metric.percent)
     official = report.get("official", {}).get(group, {}).get(metric.name)
     value = exact["value"] if official is None else official
     low, high = exact["interval"] or (None, None)
-    return Cell(short(value), value, low, high, span(exact["interval"]), metric.percent, exact["n"])
+    return Cell(short(value), value, low, high, span(exact["interval"]), metric.percent)
 
 
 def panels(task: Task, report: Mapping[str, Any]) -> list[Panel]:
@@ -83,8 +81,8 @@ def panels(task: Task, report: Mapping[str, Any]) -> list[Panel]:
     result = []
     for shape, members in shapes.items():
         metrics = tuple(metric for metric in task.metrics if metric.name in shape and members[0] in metric.groups)
-        rows = tuple((g, task.groups[g], tuple(cell(report, g, metric) for metric in metrics)) for g in members)
-        result.append(Panel(metrics, rows))
+        rows = [(g, task.groups[g], tuple(cell(report, g, m) for m in metrics), report["n"][g]) for g in members]
+        result.append(Panel(metrics, tuple(rows)))
     return result
 
 

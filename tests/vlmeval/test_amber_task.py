@@ -52,6 +52,10 @@ def test_the_columns_of_a_report(world: Path, tmp_path: Path) -> None:
     assert list(report["exact"]["generative"]) == list(report["official"]["generative"])
     assert report["counts"]["generative"]["captions"] == 4
     assert report["clusters"] == 4
+    assert report["n"] == {
+        "discriminative": 40, "existence": 8, "attribute": 24, "state": 8, "number": 8, "action": 8, "relation": 8,
+        "generative": 4,
+    }
 
 
 def test_baselines_are_what_blind_answers_score(world: Path, tmp_path: Path) -> None:
@@ -183,6 +187,7 @@ def test_json_lines_byte_order_mark_and_extra_keys(world: Path, tmp_path: Path) 
         ('{"id": 5, "response": "Yes"}\n{"id": 6, "resp', "JSON Lines: "),
         ("Yes\nNo\n", "JSON Lines: "),
         ('{"5": "Yes"}', "row 1: expected an object with id and response, got 5"),
+        ("[" * 100_000, "nested too deeply"),
         ('["Yes"]', "row 1: expected an object with id and response"),
         ('[{"id": 5}]', "row 1: expected an object with id and response, got id"),
         ('[{"id": "5", "response": "Yes"}]', 'row 1: id is the text "5", expected the number 5'),
@@ -210,6 +215,13 @@ def test_a_file_of_the_wrong_part_ends_in_one_line(world: Path, tmp_path: Path) 
     path = amber_world.respond(tmp_path / "r.json", QUESTIONS)
     result = amber("--responses", path, "--data", world, "--part", "generative")
     assert result.exit_code == 2 and "40 belong to another part" in result.stderr
+
+
+def test_half_a_surrogate_pair(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('[{"id": 1, "response": "a dog \\ud800"}]')
+    report = evaluate("amber", data=world, responses=tmp_path / "r.json", out=tmp_path / "e")
+    assert report["counts"]["generative"]["hallucinated"] == 1
+    assert json.loads((tmp_path / "e" / "responses.jsonl").read_text())["response"] == "a dog ?"
 
 
 def test_not_text_at_all(world: Path, tmp_path: Path) -> None:

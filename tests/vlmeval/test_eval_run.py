@@ -258,6 +258,14 @@ def test_a_picture_cut_short_stops_the_run_and_keeps_the_answers(world: Path, ti
     assert report["coverage"]["complete"]
 
 
+def test_a_model_that_does_not_load_leaves_nothing_behind(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "bert"}')
+    result = amber("--data", world, "--model", tmp_path / "model", "--out", tmp_path / "e")
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1
+    assert not (tmp_path / "e").exists()
+
+
 def test_a_foreign_responses_log_is_refused(world: Path, tiny: Path, whole: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy)

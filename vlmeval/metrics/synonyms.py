@@ -67,7 +67,7 @@ def _spacy_pairs(words: list[str]) -> list[tuple[str, str]]:
 
         nlp = spacy.load("en_core_web_lg")
     except ImportError:
-        raise DependencyError("spacy", "amber", "--synonyms official") from None
+        raise DependencyError("spacy", "amber", "--synonyms official (the default of --nouns official)") from None
     except OSError:
         raise ConfigError(
             "--synonyms official needs spaCy's model en_core_web_lg, which is not installed: "
