@@ -15,7 +15,10 @@ from vlmdata.command import ErrorGroup
 __all__ = ["main"]
 
 
-@click.group(cls=ErrorGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group("vlmdata", cls=ErrorGroup, context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="vlmdata")
 def main() -> None:
     """Convert raw image-text data into checked shards for training."""

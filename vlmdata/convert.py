@@ -8,14 +8,14 @@ import pkgutil
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import vlmdata
 from vlmdata.atomic import write_lines
-from vlmdata.errors import ConfigError, DataError, OutputExistsError, choices
+from vlmdata.errors import ConfigError, DataError, OutputExistsError, VlmError, choices
 from vlmdata.images import ImagePolicy
 from vlmdata.inputs import Found, find
 from vlmdata.lock import locked
@@ -147,8 +147,7 @@ def convert(
     if not any(task.rows for task in plan.tasks):
         raise DataError(f"there are no rows in {', '.join(file.path for file in found.inputs[:3])}")
     job = Job(source, found.inputs, folder, options, policy, on_error == "fail")
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with _writable(folder), locked(folder):
         if not _prepare(folder, plan, overwrite=overwrite, resume=resume):
             return Conversion(folder, Manifest.read(folder), len(plan.tasks))
         outcomes, reused = _run(job, plan, workers, progress)
@@ -172,6 +171,18 @@ def engine_names() -> list[str]:
     import vlmdata.engines as package
 
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Make the folder; say in one line what keeps us from writing to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if isinstance(error, VlmError):
+            raise
+        raise ConfigError(f"cannot write to {folder}: {error.strerror or error}; mend that, then --resume") from None
 
 
 def _check_options(

@@ -11,7 +11,7 @@ from typing import Any
 from vlmdata.errors import RecordError
 from vlmdata.records import Image
 
-__all__ = ["image_value", "images_value", "text_value"]
+__all__ = ["image_value", "images_value", "printable", "text_value"]
 
 
 def text_value(row: Mapping[str, Any], name: str) -> str:
@@ -62,6 +62,11 @@ def images_value(value: Any) -> tuple[Image, ...]:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return tuple(image_value(item) for item in value)
     return (image_value(value),)
+
+
+def printable(value: str) -> str:
+    """A string that any file can hold: what is no UTF-8 (bytes of file names, lone surrogates) is spelled out."""
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _from_text(value: str) -> Image:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmdata.errors import RecordError
+from vlmdata.fields import printable
 
 __all__ = ["CAPTION_FILES", "folder_columns", "folder_labels", "folder_rows", "list_images"]
 
@@ -43,14 +44,18 @@ def folder_columns(folder: Path, images: Sequence[str]) -> frozenset[str]:
 
 def folder_labels(images: Sequence[str]) -> tuple[str, ...]:
     """The class names: the folders that pictures lie in, sorted."""
-    return tuple(sorted({path.split("/")[-2] for path in images if "/" in path}))
+    return tuple(sorted({_label(path) for path in images if "/" in path}))
+
+
+def _label(path: str) -> str:
+    return printable(path.split("/")[-2])
 
 
 def _row(folder: Path, path: str, columns: frozenset[str]) -> dict[str, Any] | RecordError:
     """One picture as a row; a caption that cannot be read is a fault of the row."""
     row: dict[str, Any] = {"image": {"bytes": None, "path": path}}
     if "label" in columns:
-        row["label"] = path.split("/")[-2] if "/" in path else None
+        row["label"] = _label(path) if "/" in path else None
     if "text" in columns:
         caption = (folder / path).with_suffix(".txt")
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vlmdata import json_rows
 from vlmdata.errors import ConfigError, DataError, MissingError, choices
+from vlmdata.fields import printable
 from vlmdata.hub import RemoteFiles, is_hub_id, list_remote
 from vlmdata.image_folder import CAPTION_FILES, list_images
 from vlmdata.readers import Contents, Format, Input, inspect
@@ -100,7 +101,10 @@ def _remote(name: str, source: Source, raw: Sequence[str], revision: str | None)
         return list_remote(source.hub_id, revision)
     missing = [path for path in raw if not os.path.lexists(path)]
     if len(raw) == 1 and missing and is_hub_id(raw[0].removeprefix("hf://datasets/")):
-        return list_remote(raw[0].removeprefix("hf://datasets/"), revision)
+        try:
+            return list_remote(raw[0].removeprefix("hf://datasets/"), revision)
+        except MissingError as error:
+            raise MissingError(f"no file or folder {raw[0]} here; as a hub dataset: {error}") from None
     if missing:
         raise MissingError(f"no file or folder {missing[0]}; RAW is a local path, or a hub dataset as owner/name")
     return None
@@ -194,7 +198,8 @@ def _groups(base: Path, split: str | None, image_root: str | None) -> Iterator[l
         chosen = _of_split([file.name for file in rows], split, str(base))
         yield [_input(file, image_root) for file in rows if file.name in chosen]
     if any(True for _ in list_images(pictures)):
-        yield [Input(str(pictures), pictures.name or str(pictures), "folder", 0, str(pictures))]
+        name = printable(Path(os.path.abspath(pictures)).name)
+        yield [Input(str(pictures), name, "folder", 0, image_root or str(pictures))]
 
 
 def _data_files(base: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -226,6 +231,8 @@ def _input(path: Path, image_root: str | None) -> Input:
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None or (kind == "csv" and path.name not in CAPTION_FILES):
         raise DataError(f"{path} is of no known form; expected {choices(set(_FORMATS) - {'.csv'})}, or a folder")
+    if not path.is_file():
+        raise MissingError(f"{path} is no regular file; give a file or a folder")
     try:
         size = path.stat().st_size
         if kind == "json" and json_rows.is_lines(path):
@@ -233,7 +240,7 @@ def _input(path: Path, image_root: str | None) -> Input:
     except OSError as error:
         raise MissingError(f"{path} cannot be opened: {error.strerror}") from None
     brings_paths = kind in ("json", "jsonl", "csv")
-    return Input(str(path), path.name, kind, size, image_root or (str(path.parent) if brings_paths else None))
+    return Input(str(path), printable(path.name), kind, size, image_root or (str(path.parent) if brings_paths else None))
 
 
 def _named(inputs: Sequence[Input]) -> Iterator[Input]:
@@ -244,7 +251,8 @@ def _named(inputs: Sequence[Input]) -> Iterator[Input]:
     absolute = [os.path.abspath(file.path) for file in inputs]
     base = os.path.commonpath([os.path.dirname(path) for path in absolute])
     for file, path in zip(inputs, absolute, strict=True):
-        yield Input(file.path, Path(os.path.relpath(path, base)).as_posix(), file.format, file.bytes, file.images)
+        name = printable(Path(os.path.relpath(path, base)).as_posix())
+        yield Input(file.path, name, file.format, file.bytes, file.images)
 
 
 def _known_config(source: Source, inputs: Sequence[Input]) -> str | None:

@@ -136,8 +136,8 @@ class Sample:
 
     def __post_init__(self) -> None:
         """Image places match images; somebody answers; a system turn comes first."""
-        _check_images(self.images, self.messages)
         _check_order(self.messages)
+        _check_images(self.images, self.messages)
         if self.messages[-1].role != "assistant":
             raise RecordError("no_answer", f"the last turn is of {self.messages[-1].role}, expected assistant")
 
@@ -156,8 +156,8 @@ class Preference:
 
     def __post_init__(self) -> None:
         """Image places match images; both answers are answers, and they differ."""
-        _check_images(self.images, self.prompt)
         _check_order(self.prompt)
+        _check_images(self.images, self.prompt)
         if self.prompt[-1].role == "assistant":
             raise RecordError("prompt_answered", "the last turn of the prompt is of assistant")
         for name, answer in (("chosen", self.chosen), ("rejected", self.rejected)):

@@ -11,6 +11,7 @@ from typing import Any
 
 from vlmdata.atomic import replacing, sha256_file, write_json
 from vlmdata.errors import DataError, RecordError
+from vlmdata.fields import printable
 from vlmdata.images import ImagePolicy, StoredImage, read_inside, store
 from vlmdata.manifest import ImageCounts, ShardInfo, add_counts
 from vlmdata.plan import Task
@@ -185,8 +186,7 @@ def _count(counts: ImageCounts, stored: StoredImage) -> None:
 
 
 def _reject(row_id: str, file: Input, number: int, error: RecordError) -> dict[str, Any]:
-    # Details may quote what no file can hold.
-    detail = error.detail.encode("utf-8", "backslashreplace").decode()
+    detail = printable(error.detail)
     return {"id": row_id, "file": file.name, "row": number, "reason": error.reason, "detail": detail}
 
 

@@ -35,7 +35,9 @@ def food_schema(names: Sequence[str]) -> pa.Schema:
     return pa.schema([("image", IMAGE), ("label", pa.int64())], metadata=metadata)
 
 
-def encoded(mode: str = "RGB", size: tuple[int, int] = (24, 16), kind: str = "JPEG", seed: int = 0, **save: Any) -> bytes:
+def encoded(
+    mode: str = "RGB", size: tuple[int, int] = (24, 16), kind: str = "JPEG", seed: int = 0, **save: Any
+) -> bytes:
     gradient = Image.linear_gradient("L").resize(size).rotate(90 * (seed % 4))
     picture = Image.merge("RGB", [gradient, gradient.point(lambda v: (v * 3 + seed) % 256), gradient.rotate(180)])
     if mode in ("RGBA", "LA"):

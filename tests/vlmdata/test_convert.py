@@ -198,7 +198,8 @@ def test_scale_max_side_and_position(raw: Path, tmp_path: Path) -> None:
 
 def test_labels_travel_with_their_names(tmp_path: Path) -> None:
     rows = [{"image": image(number), "label": number % 2} for number in range(4)]
-    raw = write_parquet(tmp_path / "x.parquet", [*rows, {"image": image(), "label": 2}], food_schema(["pie", "hot_soup"]))
+    rows.append({"image": image(), "label": 2})
+    raw = write_parquet(tmp_path / "x.parquet", rows, food_schema(["pie", "hot_soup"]))
     done = convert("food101", raw, tmp_path / "out")
     assert done.manifest.label_names == ("pie", "hot_soup") and done.rejected == {"unknown_label": 1}
     assert [row["label"] for row in open_shards(done.out).rows(["label"])] == [0, 1, 0, 1]
@@ -316,7 +317,8 @@ def test_manifest_has_this_form(raw: Path, tmp_path: Path) -> None:
     assert set(values.pop("versions")) == {"vlmdata", "pyarrow", "pillow"}
     images = {
         "count": 7, "passed": 7, "reencoded": 0, "changes": {}, "formats": {"JPEG": 7},
-        "bytes_in": values["images"]["bytes_in"], "bytes_out": values["images"]["bytes_in"], "widest": 24, "highest": 16,
+        "bytes_in": values["images"]["bytes_in"], "bytes_out": values["images"]["bytes_in"],
+        "widest": 24, "highest": 16,
     }  # fmt: skip
     assert values == {
         "schema": 1,
@@ -342,6 +344,7 @@ def test_manifest_has_this_form(raw: Path, tmp_path: Path) -> None:
     assert Manifest.read(done.out) == done.manifest
 
 
+PATHS = ["1.jpg", "2.png", "../x", "/etc/passwd", "", "bad.jpg", None]
 ROW = st.one_of(
     st.none(),
     st.text(max_size=5),
@@ -349,7 +352,7 @@ ROW = st.one_of(
         chat,
         st.sampled_from(["<image>Hi", "Hi", "", "<image><image>", "\ud800"]),
         st.sampled_from(["Yo", "", None, "<image>"]),
-        st.none() | st.lists(st.sampled_from(["1.jpg", "2.png", "../x", "/etc/passwd", "", "bad.jpg", None]), max_size=2),
+        st.none() | st.lists(st.sampled_from(PATHS), max_size=2),
     ),
 )
 

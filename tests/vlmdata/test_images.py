@@ -189,7 +189,10 @@ def test_bytes_that_are_no_image() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(data=st.binary(max_size=200), kind=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM"]))
+@given(
+    data=st.binary(max_size=200),
+    kind=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF\0\0\0\0WEBP"]),
+)
 def test_any_bytes_are_stored_or_rejected(data: bytes, kind: bytes) -> None:
     try:
         store(kind + data, PLAIN)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rawfiles import chat, encoded, image, pairs, rlaif_row
 
+import vlmdata
 from vlmdata.errors import RecordError
 from vlmdata.marks import split_marks
 from vlmdata.reasons import REASONS
-from vlmdata.records import Image, Message, Part, Preference, Sample
+from vlmdata.records import Image, Message, Part, Preference, Sample, text
 from vlmdata.records import image as place
-from vlmdata.records import text
 from vlmdata.source import Options, load, names
 
 PIXELS = encoded()
@@ -238,6 +240,18 @@ def test_json_content_lists_bring_their_own_images_in_order() -> None:
 )
 def test_json_rejects(row: dict[str, Any], expected: str) -> None:
     assert reason("ocr_json", row) == expected
+
+
+def test_every_reason_is_in_the_table_and_used() -> None:
+    package = Path(vlmdata.__file__).parent
+    used: set[str] = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+            if name == "RecordError" and isinstance(node.args[0], ast.Constant):  # type: ignore[attr-defined]
+                used.add(node.args[0].value)  # type: ignore[attr-defined]
+    assert used <= set(REASONS)
+    assert set(REASONS) - used <= {"blank_answer", "image_truncated", "image_corrupt"}, "those are chosen by a variable"
 
 
 def test_literal_marks_in_content_lists_are_text() -> None:
