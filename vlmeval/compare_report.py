@@ -212,6 +212,7 @@ def html(comparison: Comparison, images: Path | None = None) -> str:
         flips=[card for pair in comparison.pairs for card in _flips(comparison, pair, picture)],
         texts=[card for pair in comparison.pairs for card in _texts(comparison, pair, picture)],
         groups=comparison.task.groups,
+        skipped=picture.skipped,
     )
 
 

@@ -191,6 +191,7 @@ def html(task: Task, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]
         wrong_total=len(wrong),
         texts=[(row, _picture(row, picture)) for row in texts[:_EXAMPLES]],
         texts_total=len(texts),
+        skipped=picture.skipped,
     )
 
 

@@ -180,7 +180,7 @@ def _probe(folder: Path, names: Sequence[str]) -> None:
         try:
             with Image.open(folder / name):
                 pass
-        except (OSError, SyntaxError, ValueError):
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             broken.append(name)
     if broken:
         raise DataError(f"{len(broken)} of {len(names)} images in {folder} are no readable images: {_few(broken)}")
@@ -232,7 +232,8 @@ def _same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
     """Refuse to mix answers of two set-ups in one folder; what both know must agree."""
     differences = []
     for part in ("answers", "data"):
-        for key in before[part].keys() & now[part].keys():
+        # An adapter is known by its weights, wherever it lies.
+        for key in (before[part].keys() & now[part].keys()) - {"adapter"}:
             if before[part][key] != now[part][key]:
                 differences.append(f"{key} was {_short(before[part][key])}, is {_short(now[part][key])}")
     if before["task"] != now["task"]:
@@ -261,11 +262,12 @@ def _finish(
     groups = [group for group in task.groups if any(group in item.groups for item in benchmark.items)]
     summary = benchmark.summarize(scores)
     notes = [*benchmark.notes, *summary.pop("notes", [])]
+    protocol = {**benchmark.protocol, **summary.pop("protocol", {})}
     report = {
         "task": task.name,
         "version": __version__,
         "headline": coverage.banner(),
-        "protocol": {**benchmark.protocol, "answers": dict(source), "data": dict(benchmark.data)},
+        "protocol": {**protocol, "answers": dict(source), "data": dict(benchmark.data)},
         "coverage": coverage.to_json(),
         **summary,
         **measure.columns(task, rows, groups),

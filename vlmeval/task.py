@@ -141,7 +141,8 @@ class Benchmark:
         data: file name to sha256 of every data file read.
         protocol: how answers are scored, for the report.
         score: one answer to one score.
-        summarize: scores to the task's own keys of ``report.json``.
+        summarize: scores to the task's own keys of ``report.json``; ``notes`` (list) and ``protocol`` (mapping) in it
+            are added to the report's own.
         notes: anything a reader of the report must be told.
     """
 

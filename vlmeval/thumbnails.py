@@ -38,7 +38,7 @@ class Thumbnails:
         try:
             with Image.open(path) as file:
                 picture = file.convert("RGBA")
-        except (OSError, SyntaxError, ValueError):
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
         picture.thumbnail((self.side, self.side))
         flat = Image.new("RGB", picture.size, "white")

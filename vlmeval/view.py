@@ -64,7 +64,7 @@ def figure(report: Mapping[str, Any], group: str, metric: Metric) -> Mapping[str
 def cell(report: Mapping[str, Any], group: str, metric: Metric) -> Cell:
     """A metric of a group as a cell: the official value where there is one, with the exact value's interval."""
     exact = figure(report, group, metric)
-    if exact is None:
+    if exact is None or not report["n"][group]:
         return Cell("–", None, None, None, "", metric.percent)
     official = report.get("official", {}).get(group, {}).get(metric.name)
     value = exact["value"] if official is None else official

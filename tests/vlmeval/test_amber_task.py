@@ -94,6 +94,7 @@ def test_the_file_decides_the_part(world: Path, tmp_path: Path) -> None:
     assert any("--part existence" in note for note in report["notes"])
     assert report["official"]["relation"] == {"accuracy": 0.0, "precision": 0.0, "recall": 0.0, "f1": 0.0}
     assert report["exact"]["relation"]["accuracy"] == {"value": None, "n": 0, "interval": None}
+    assert "No answers at all for: attribute, state, number, action, relation." in " ".join(report["notes"])
 
 
 def test_coverage_adds_up_and_is_loud(world: Path, tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_answers_as_they_are_and_by_word(world: Path, tmp_path: Path) -> None:
     assert word["official"]["discriminative"]["accuracy"] == 100.0
     for report, rule in ((strict, "none"), (word, "word")):
         assert report["protocol"]["read_answers"] == rule
-        assert report["unread"] == {"word": 0, "none": 40, "of": 40}
+        assert report["protocol"]["unread"] == {"word": 0, "none": 40, "of": 40}
     assert "--read-answers word would read 40" in " ".join(strict["notes"])
     assert strict["rates"]["discriminative"]["no_answer_rate"]["value"] == 100
     assert scored(world, tmp_path, answers)["protocol"]["read_answers"] == "none"

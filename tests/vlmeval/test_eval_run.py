@@ -305,7 +305,9 @@ def test_adapters(world: Path, tiny: Path, tmp_path: Path) -> None:
     assert len(digest) == 64
     asked(world, tiny, tmp_path / "base", part="relation")
     assert responses(tmp_path / "e") != responses(tmp_path / "base")
-    config_file = tmp_path / "adapter" / "adapter_config.json"
+    moved = (tmp_path / "adapter").rename(tmp_path / "moved")
+    asked(world, tiny, tmp_path / "e", adapter=moved, part="relation", resume=True)
+    config_file = moved / "adapter_config.json"
     config_file.write_text(config_file.read_text() + "\n")
     with pytest.raises(ConfigError, match=rf"adapter_sha256 was {digest[:12]}"):
-        asked(world, tiny, tmp_path / "e", adapter=tmp_path / "adapter", part="relation", resume=True)
+        asked(world, tiny, tmp_path / "e", adapter=moved, part="relation", resume=True)

@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import amber_world
 import pytest
 
 from vlmeval.metrics import nouns
+from vlmeval.run import evaluate
 
 WORDS = "bus dog knife leave man people person tennis glass sunglasses can hot watch child box bookshelf mouse".split()
 FIND = nouns.build([*WORDS, "TV", "e-book", "light"])
@@ -79,3 +81,23 @@ def test_the_reviewed_table_is_of_ambers_vocabulary(real: Path) -> None:
     assert not set(forms) & vocabulary
     find = nouns.build(vocabulary)
     assert all(find(f"a {word}") == [word] for word in vocabulary)
+
+
+@pytest.mark.parametrize("name", ["g_mixed", "g_truth_words"])
+def test_plain_captions_give_the_recorded_nouns(real: Path, name: str) -> None:
+    relation = json.loads((real / "relation.json").read_text())
+    vocabulary = {*relation, *(word for others in relation.values() for word in others)}
+    find, folder = nouns.build(vocabulary), real / "golden" / name
+    recorded = {row["id"]: row["vocab_nouns"] for row in json.loads((folder / "official.per_item.json").read_text())}
+    for row in json.loads((folder / "responses.json").read_text()):
+        assert find(row["response"]) == [word for word in recorded[row["id"]] if word in vocabulary]
+
+
+def test_captions_of_invented_words_score_as_documented(real: Path, tmp_path: Path) -> None:
+    notes = [note for note in json.loads((real / "annotations.json").read_text()) if note["type"] == "generative"]
+    answers = {note["id"]: "There is " + ", ".join(f"a {word}" for word in note["hallu"]) + "." for note in notes}
+    report = evaluate("amber", data=real, responses=amber_world.respond(tmp_path / "r.json", answers))
+    assert report["official"] == {"generative": {"chair": 91.9, "cover": 2.5, "hal": 100.0, "cog": 90.8}}
+    silent = dict.fromkeys(answers, "")
+    report = evaluate("amber", data=real, responses=amber_world.respond(tmp_path / "r.json", silent))
+    assert report["official"] == {"generative": {"chair": 0.0, "cover": 0.0, "hal": 0.0, "cog": 0.0}}

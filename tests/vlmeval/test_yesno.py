@@ -50,6 +50,25 @@ def test_counters_of_real_files(real: Path) -> None:
         assert counts["said_no"] + 0.001 == raw[f"{prefix}qa_ans_no_num"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "total", "relation"),
+    [
+        ("Yes", [33.7, 0.0, 0.0, 0.0], [58.6, 0.0, 0.0, 0.0]),
+        ("No", [66.3, 66.3, 100.0, 79.7], [41.4, 41.4, 100.0, 58.6]),
+        (None, [100.0, 100.0, 100.0, 100.0], [100.0, 100.0, 100.0, 100.0]),
+    ],
+)
+def test_constant_and_true_answers_to_all_real_questions(
+    real: Path, tmp_path: Path, answer: str | None, total: list[float], relation: list[float]
+) -> None:
+    notes = [note for note in json.loads((real / "annotations.json").read_text()) if note["type"] != "generative"]
+    answers = {note["id"]: answer or note["truth"].capitalize() for note in notes}
+    report = evaluate("amber", data=real, responses=amber_world.respond(tmp_path / "r.json", answers))
+    assert list(report["official"]["discriminative"].values()) == total
+    assert list(report["official"]["relation"].values()) == relation
+    assert report["coverage"]["complete"] and report["clusters"] == 1004
+
+
 @given(st.lists(st.tuples(st.sampled_from(QUESTION_IDS), ANSWERS), min_size=1, max_size=120))
 def test_any_file_scores_as_the_description_says(world: Path, pairs: list[tuple[int, str | None]]) -> None:
     """Random files, with repeated ids, half sets and answers that are neither."""

@@ -185,7 +185,7 @@ class Local:
                     white = Image.new("RGBA", picture.size, "white")
                     picture = Image.alpha_composite(white, picture)
                 return picture.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"image {path} cannot be decoded: {error}") from error
 
 

@@ -166,7 +166,7 @@ def _summary(scores: Sequence[Score], asked: Sequence[str], starts: Mapping[str,
             for answer in ("No", "Yes")
         }
         unread = {name: sum(rule(score.response) is None for score in questions) for name, rule in _READ.items()}
-        summary["unread"] = {**unread, "of": len(questions)}
+        summary["protocol"] = {"unread": {**unread, "of": len(questions)}}
     return summary
 
 
@@ -177,6 +177,11 @@ def _remarks(scores: Sequence[Score], items: Sequence[Item], part: str, rule: st
     for narrow in ("existence", "attribute", "relation") if part in ("all", "discriminative") else ():
         if answered == {item.id for item in items if narrow in item.groups}:
             remarks.append(f"All answers are to the {narrow} questions: --part {narrow} scores them as a complete set.")
+    silent_groups = [group for group in _asked(items) if not any(group in score.item.groups for score in scores)]
+    if silent_groups:
+        remarks.append(
+            f"No answers at all for: {', '.join(silent_groups)}. The official formulas give 0.0 for them (Hal 100.0)."
+        )
     questions = [score for score in scores if score.item.kind == "answer"]
     lost = sum(score.answer is None for score in questions)
     readable = sum(score.answer is None and yesno.by_word(score.response) is not None for score in questions)
