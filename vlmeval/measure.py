@@ -107,4 +107,6 @@ def _interval(metric: Metric, sums: Mapping[str, float], drawn: Mapping[str, Arr
             edge = wilson(successes, trials)
             scale = 100 if metric.percent else 1
             found = (edge[0] * scale, edge[1] * scale) if edge else None
+    elif metric.percent and found and found[0] == found[1]:
+        return None
     return list(found) if found else None

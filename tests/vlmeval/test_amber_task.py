@@ -33,7 +33,9 @@ def test_the_truth_scores_full_marks(world: Path, tmp_path: Path) -> None:
     for group, figures in report["official"].items():
         if group != "generative":
             assert figures == {"accuracy": 100.0, "precision": 100.0, "recall": 100.0, "f1": 100.0}
-    assert report["exact"]["discriminative"]["f1"]["value"] == 100
+    # Nothing varied, so nothing can be resampled: a proportion has its score interval, F1 has none.
+    assert report["exact"]["discriminative"]["f1"] == {"value": 100.0, "n": 40, "interval": None}
+    assert report["exact"]["discriminative"]["accuracy"]["interval"] == pytest.approx([91.24, 100.0], abs=0.01)
     assert report["exact"]["generative"]["chair"]["value"] == 0
     # Slots of child and the second dog are stolen, light is safe: 6 of 9 are covered.
     assert report["official"]["generative"] == {"chair": 0.0, "cover": 66.7, "hal": 0.0, "cog": 0.0}
