@@ -12,8 +12,7 @@ import click
 from vlmdata import __version__
 from vlmdata.command import ErrorGroup
 
-__all__ = ["main"]
-
+__all__ = ["convert", "main", "sample", "sources", "validate"]
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -27,12 +26,13 @@ def main() -> None:
 @main.command()
 @click.argument("name", required=False)
 def sources(name: str | None) -> None:
-    r"""List the sources, or show what is known of one.
+    """List the sources, or show what is known of one.
 
     \b
-    vlmdata sources
-    vlmdata sources the_cauldron
-    """
+    Examples:
+      vlmdata sources
+      vlmdata sources the_cauldron
+    """  # noqa: D301
     from vlmdata.listing import describe, overview
 
     click.echo(overview() if name is None else describe(name))
@@ -77,16 +77,17 @@ def sources(name: str | None) -> None:
 @click.option("--resume", is_flag=True, help="Go on with an interrupted conversion.")
 @click.option("--overwrite", is_flag=True, help="Replace a dataset in the output folder.")
 def convert(source: str, raw: tuple[str, ...], out: Path, workers: int | None, **options: Any) -> None:
-    r"""Convert RAW of a SOURCE into shards.
+    """Convert RAW of a SOURCE into shards.
 
     RAW is Parquet, Arrow, JSON or JSON Lines files, a folder of them, a folder of pictures, or a hub dataset
     (owner/name). Without RAW the source's own hub dataset is streamed. A row that cannot be used goes to
     rejects.jsonl with the reason.
 
     \b
-    vlmdata convert ocr_json plates.json --image-root photos --out shards/plates
-    vlmdata convert the_cauldron --config geomverse --limit 3000 --scale 0.5 --out shards/geo
-    """
+    Examples:
+      vlmdata convert ocr_json plates.json --image-root photos --out shards/plates
+      vlmdata convert the_cauldron --config geomverse --limit 3000 --scale 0.5 --out shards/geo
+    """  # noqa: D301
     from vlmdata.convert import convert as run
     from vlmdata.summary import summary_lines
 
@@ -101,13 +102,14 @@ def convert(source: str, raw: tuple[str, ...], out: Path, workers: int | None, *
 @main.command()
 @click.argument("shards", type=click.Path(path_type=Path))
 def validate(shards: Path) -> None:
-    r"""Check a converted dataset: every hash, every row, every image.
+    """Check a converted dataset: every hash, every row, every image.
 
     Status 1 when something is wrong, with the ids of the rows.
 
     \b
-    vlmdata validate shards/plates
-    """
+    Example:
+      vlmdata validate shards/plates
+    """  # noqa: D301
     from vlmdata.progress import Progress
     from vlmdata.shards import open_shards
     from vlmdata.validate import validate as check
@@ -132,13 +134,14 @@ def validate(shards: Path) -> None:
 @click.option("--test-scenes", default=120, show_default=True, help="Pictures of the AMBER-style test set.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing folder.")
 def sample(out: Path, seed: int, rows: int, test_scenes: int, overwrite: bool) -> None:
-    r"""Draw a small world and write it as raw files of every source.
+    """Draw a small world and write it as raw files of every source.
 
     The files have the exact raw form of each source; an AMBER-style test set of other scenes comes with them.
 
     \b
-    vlmdata sample --out raw --rows 600
-    """
+    Example:
+      vlmdata sample --out raw --rows 600
+    """  # noqa: D301
     from vlmdata.sample.write import write_sample
 
     world = write_sample(out, seed=seed, rows=rows, test_scenes=test_scenes, overwrite=overwrite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import pkgutil
@@ -25,11 +26,12 @@ from vlmdata.progress import Progress
 from vlmdata.source import Options, Source, load
 from vlmdata.work import WORK, Job, Outcome, Report
 
-__all__ = ["DEFAULT_SHARD_SIZE", "REJECTS", "Conversion", "convert", "engine_names", "parse_size"]
+__all__ = ["Conversion", "DEFAULT_SHARD_SIZE", "REJECTS", "convert", "engine_names", "parse_size"]
 
 REJECTS = "rejects.jsonl"
 DEFAULT_SHARD_SIZE = "100MB"
 
+_NOT_WRITABLE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS}
 _SHARD_NAME = re.compile(r"data-\d{5}-of-\d{5}\.parquet")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -178,11 +180,14 @@ def _writable(folder: Path) -> Iterator[None]:
     """Make the folder; say in one line what keeps us from writing to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made: {error.strerror}; give another --out") from None
+    try:
         yield
     except OSError as error:
-        if isinstance(error, VlmError):
+        if isinstance(error, VlmError) or error.errno not in _NOT_WRITABLE:
             raise
-        raise ConfigError(f"cannot write to {folder}: {error.strerror or error}; mend that, then --resume") from None
+        raise ConfigError(f"cannot write to {folder}: {error.strerror}; mend that, then --resume") from None
 
 
 def _check_options(
@@ -207,11 +212,11 @@ def _check_root(image_root: str | Path | None) -> None:
 
 def _check_out(out: Path, raw: Sequence[str], *, overwrite: bool, resume: bool) -> None:
     """Refuse to touch what is not ours, or what is ours unasked."""
-    if os.path.lexists(out) and not out.is_dir():
+    if os.path.lexists(out) and not os.path.isdir(out):
         raise OutputExistsError(f"{out} is a file; --out is a folder")
     if any(os.path.realpath(path) == os.path.realpath(out) for path in raw):
         raise OutputExistsError(f"{out} is the raw data itself; give another --out")
-    if not out.is_dir() or not any(out.iterdir()):
+    if not os.path.isdir(out) or not any(out.iterdir()):
         return
     if not (out / MANIFEST).exists() and not (out / PLAN).exists():
         raise OutputExistsError(f"{out} holds files that are no conversion; give a new or empty folder as --out")

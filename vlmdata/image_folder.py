@@ -65,8 +65,8 @@ def _row(folder: Path, path: str, columns: frozenset[str]) -> dict[str, Any] | R
     return row
 
 
-def folder_rows(folder: Path, start: int, stop: int) -> Iterator[Any]:
-    """The rows of pictures ``start`` to ``stop``."""
+def folder_rows(folder: Path, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, Any]]:
+    """The rows of the pictures in ``[start, stop)`` ranges, with their numbers."""
     images = list_images(folder)
     columns = folder_columns(folder, images)
-    return (_row(folder, path, columns) for path in images[start:stop])
+    return ((number, _row(folder, images[number], columns)) for span in ranges for number in range(*span))

@@ -2,7 +2,7 @@
 
 An image passes as bytes when its header says it is upright RGB of an allowed size; nothing is decoded then. Else it
 is decoded once and stored anew: EXIF turned in, transparency on white, three channels, scaled. What came lossless is
-stored as PNG, a JPEG or lossy WebP as JPEG of quality 95.
+stored as PNG, a JPEG or lossy WebP as JPEG of quality 95. Colour profiles and other metadata end there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vlmdata.headers import Header, read_header
 if TYPE_CHECKING:
     import PIL.Image
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "ImagePolicy", "StoredImage", "read_inside", "scaled_size", "store"]
+__all__ = ["ImagePolicy", "MAX_BYTES", "MAX_PIXELS", "StoredImage", "read_inside", "scaled_size", "store"]
 
 MAX_PIXELS = 89_478_485
 """Largest picture that is read, in pixels: the limit at which Pillow warns of a decompression bomb."""
@@ -106,7 +106,8 @@ def store(data: bytes, policy: ImagePolicy) -> StoredImage:
         raise RecordError("image_too_large", f"{len(data)} bytes, at most {MAX_BYTES} are read")
     header = read_header(data)
     if header is None:
-        return _encode(data, _probe_rare(data, policy), policy, ("format",))
+        header = _probe_rare(data, policy)
+        return _encode(data, header, policy, ("format", *_changes(header, policy)))
     _check_pixels(header.width, header.height, policy)
     if not header.complete:
         raise RecordError("image_truncated", f"{header.format} of {len(data)} bytes without its end mark")
@@ -180,7 +181,7 @@ def _probe_rare(data: bytes, policy: ImagePolicy) -> Header:
     except Exception as error:
         raise RecordError("image_corrupt", f"{type(error).__name__}: {error}") from None
     _check_pixels(width, height, policy)
-    return Header(kind, width, height, rgb=False, lossless=kind not in _LOSSY)
+    return Header(kind, width, height, rgb=True, lossless=kind not in _LOSSY)
 
 
 def _decode(data: bytes, draft: tuple[int, int] | None = None) -> PIL.Image.Image:
@@ -202,11 +203,12 @@ def _decode(data: bytes, draft: tuple[int, int] | None = None) -> PIL.Image.Imag
 def _encode(data: bytes, header: Header, policy: ImagePolicy, changes: tuple[str, ...]) -> StoredImage:
     import PIL.Image
 
-    size = scaled_size(header.width, header.height, policy)
-    picture = _decode(data, draft=size if size != (header.width, header.height) else None)
-    orientation = header.orientation
     if "format" in changes:
-        orientation = picture.getexif().get(_TURNED, 1)
+        picture = _decode(data)  # TIFF is turned as it is decoded, so only now its size and orientation are known
+        size, orientation = scaled_size(*picture.size, policy), picture.getexif().get(_TURNED, 1)
+    else:
+        size, orientation = scaled_size(header.width, header.height, policy), header.orientation
+        picture = _decode(data, draft=size if "scale" in changes else None)
     picture = _rgb_on_white(picture)
     if picture.size != size:
         picture = picture.resize(size, PIL.Image.Resampling.BICUBIC)

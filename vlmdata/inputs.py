@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmdata import json_rows
-from vlmdata.errors import ConfigError, DataError, MissingError, choices
+from vlmdata.errors import ConfigError, DataError, MissingError, VlmError, choices
 from vlmdata.fields import printable
 from vlmdata.hub import RemoteFiles, is_hub_id, list_remote
 from vlmdata.image_folder import CAPTION_FILES, list_images
@@ -123,17 +123,12 @@ def _of_config(name: str, source: Source, repo: str, paths: list[str], config: s
 
 
 def _of_split(paths: Iterable[str], split: str | None, where: str) -> list[str]:
-    """Files of a split; without one asked for, of ``train`` where files are named by split at all."""
-    paths = list(paths)
-    named = {path: _split_of(path) for path in paths}
-    if not any(named.values()):
-        if split not in (None, "train"):
-            raise ConfigError(f"{where} has no split {split!r}: its files are not named by split, all are 'train'")
-        return paths
+    """Files of a split, ``train`` unless another is asked for; a file that is not named by split is of ``train``."""
+    named = {path: _split_of(path) or "train" for path in paths}
     wanted = _SPLITS.get(split, split) if split else "train"
-    chosen = [path for path in paths if named[path] == wanted]
+    chosen = [path for path, of in named.items() if of == wanted]
     if not chosen:
-        raise ConfigError(f"{where} has no split {wanted!r}; give --split: {choices({s for s in named.values() if s})}")
+        raise ConfigError(f"{where} has no split {wanted!r}; give --split: {choices(set(named.values()))}")
     return chosen
 
 
@@ -166,55 +161,68 @@ def _local(
         yield file, _fitting(name, source, file)
         return
     base = path / config if config and (path / config).is_dir() else path
-    first_error: DataError | None = None
-    for group in _groups(base, split, image_root):
+    first_error: VlmError | None = None
+    for kind in (_tables, _captions, _rows, _pictures):
         try:
-            found = [(file, _fitting(name, source, file)) for file in group]
-        except DataError as error:
+            found = [(file, _fitting(name, source, file)) for file in kind(base, split, image_root)]
+        except (ConfigError, DataError) as error:
             first_error = first_error or error
             continue
-        yield from found
-        return
+        if any(contents.rows for _, contents in found):
+            yield from found
+            return
     raise first_error or _nothing_in(name, source, base, config)
 
 
-def _groups(base: Path, split: str | None, image_root: str | None) -> Iterator[list[Input]]:
-    """What a folder may be read as, the likeliest first."""
-    for suffixes in ((".parquet", ".pq"), (".arrow",)):
-        files = _data_files(base, suffixes)
-        if files:
-            relative = {file.relative_to(base).as_posix(): file for file in files}
-            chosen = _of_split(relative, split, str(base))
-            _check_uploads(chosen)
-            yield [_input(relative[path], image_root) for path in chosen]
-    pictures = base / split if split and (base / split).is_dir() else base
-    if pictures is base and split is None and (base / "train").is_dir():
-        pictures = base / "train"
-    captions = [pictures / file for file in CAPTION_FILES if (pictures / file).is_file()]
-    if captions:
-        yield [_input(captions[0], image_root)]
-    rows = [file for file in _data_files(base, (".json", ".jsonl", ".ndjson")) if file.name not in CAPTION_FILES]
-    if rows:
-        chosen = _of_split([file.name for file in rows], split, str(base))
-        yield [_input(file, image_root) for file in rows if file.name in chosen]
-    if any(True for _ in list_images(pictures)):
-        name = printable(Path(os.path.abspath(pictures)).name)
-        yield [Input(str(pictures), name, "folder", 0, image_root or str(pictures))]
+def _tables(base: Path, split: str | None, image_root: str | None) -> list[Input]:
+    files = _data_files(base, (".parquet", ".pq"), split) or _data_files(base, (".arrow",), split)
+    _check_uploads(map(str, files))
+    return [_input(file, image_root) for file in files]
 
 
-def _data_files(base: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Data files in a folder, or in its ``data`` folder, sorted."""
-    for folder in (base, base / "data"):
+def _captions(base: Path, split: str | None, image_root: str | None) -> list[Input]:
+    files = [file for name in CAPTION_FILES if (file := _picture_folder(base, split) / name).is_file()]
+    return [_input(file, image_root) for file in files[:1]]
+
+
+def _rows(base: Path, split: str | None, image_root: str | None) -> list[Input]:
+    return [_input(file, image_root) for file in _data_files(base, (".json", ".jsonl", ".ndjson"), split)]
+
+
+def _pictures(base: Path, split: str | None, image_root: str | None) -> list[Input]:
+    folder = _picture_folder(base, split)
+    if not list_images(folder):
+        return []
+    if image_root is not None:
+        raise ConfigError(f"{folder} is read as a folder of pictures; --image-root makes no sense with it")
+    return [Input(str(folder), printable(Path(os.path.abspath(folder)).name), "folder", 0, str(folder))]
+
+
+def _picture_folder(base: Path, split: str | None) -> Path:
+    """The folder of a split, where pictures are parted so."""
+    folder = base / (split or "train")
+    if folder.is_dir():
+        return folder
+    splits = [name for name in _SPLITS if (base / name).is_dir()]
+    if split is not None and splits:
+        raise ConfigError(f"{base} has no split {split!r}; it has: {choices(splits)}")
+    return base
+
+
+def _data_files(base: Path, suffixes: tuple[str, ...], split: str | None) -> list[Path]:
+    """Data files of a split in a folder, in its ``data`` folder, or in that of the split, sorted."""
+    for folder in (base, base / "data", base / (split or "train")):
         files = sorted(
             file
             for file in (folder.iterdir() if folder.is_dir() else ())
             if file.suffix.lower() in suffixes
             and file.is_file()
-            and file.name not in _NOT_DATA
+            and file.name not in (*_NOT_DATA, *CAPTION_FILES)
             and not file.name.startswith((".", "cache-"))
         )
         if files:
-            return files
+            relative = {file.relative_to(base).as_posix(): file for file in files}
+            return [relative[path] for path in _of_split(relative, split, str(base))]
     return []
 
 
@@ -239,8 +247,8 @@ def _input(path: Path, image_root: str | None) -> Input:
             kind = "jsonl"
     except OSError as error:
         raise MissingError(f"{path} cannot be opened: {error.strerror}") from None
-    brings_paths = kind in ("json", "jsonl", "csv")
-    return Input(str(path), printable(path.name), kind, size, image_root or (str(path.parent) if brings_paths else None))
+    beside = str(path.parent) if kind in ("json", "jsonl", "csv") else None
+    return Input(str(path), printable(path.name), kind, size, image_root or beside)
 
 
 def _named(inputs: Sequence[Input]) -> Iterator[Input]:

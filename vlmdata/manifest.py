@@ -11,7 +11,16 @@ from typing import Any, Literal
 from vlmdata.atomic import write_json
 from vlmdata.errors import DataError, MissingError
 
-__all__ = ["MANIFEST", "SCHEMA_VERSION", "ImageCounts", "InputFile", "Manifest", "RowCounts", "ShardInfo", "add_counts"]
+__all__ = [
+    "ImageCounts",
+    "InputFile",
+    "MANIFEST",
+    "Manifest",
+    "RowCounts",
+    "SCHEMA_VERSION",
+    "ShardInfo",
+    "add_counts",
+]
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -122,7 +131,8 @@ class Manifest:
         config: sub-dataset, if the source has several.
         split: the part that was asked for.
         revision: hub commit the raw files are from, if they are from the hub.
-        options: every option that changes what is written, resolved.
+        options: every option that changes what is written, resolved; but for the image root, which names a place
+            on one machine.
         rows: raw rows.
         rejected: raw rows by reason.
         records: rows in the shards; more than ``rows.kept`` when a raw row gives several.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,32 +102,38 @@ def inspect(source: Input) -> Contents:
                 return Contents(((len(images), size),), (columns,), image_folder.folder_labels(images))
 
 
-def read(source: Input, piece: Piece) -> Iterator[tuple[int, Any]]:
-    """Rows of a piece as (number in the file, row); a row that cannot be read is a RecordError in its place.
+def read(source: Input, pieces: Sequence[Piece]) -> Iterator[tuple[int, Any]]:
+    """Rows of pieces of one file as (number in the file, row), in one pass over the file.
+
+    Args:
+        source: the file.
+        pieces: what to read of it, ascending.
+
+    Yields:
+        Numbers and rows; a row that cannot be read is a RecordError in its place.
 
     Raises:
         DataError: the file cannot be read on.
     """
     path = Path(source.path)
-    count = piece.stop - piece.start
+    ranges = [(piece.start, piece.stop) for piece in pieces]
     with _readable(source):
-        rows: Iterator[Any]
+        rows: Iterator[tuple[int, Any]]
         match source.format:
             case "parquet":
-                rows = _parquet_rows(source, piece.start, piece.stop)
+                rows = _parquet_rows(source, ranges)
             case "arrow":
-                rows = _arrow_rows(source, piece.start, piece.stop)
-            case "json":
-                rows = json_rows.array_rows(path, piece.offset, count)
-            case "jsonl":
-                rows = json_rows.line_rows(path, piece.offset, count)
+                rows = _arrow_rows(source, ranges)
+            case "json" | "jsonl":
+                rows = _json_rows(source, pieces)
             case "csv":
-                rows = itertools.islice(json_rows.csv_rows(path), piece.start, piece.stop)
+                wanted = {row for span in ranges for row in range(*span)}
+                rows = ((number, row) for number, row in enumerate(json_rows.csv_rows(path)) if number in wanted)
             case "folder":
-                rows = image_folder.folder_rows(path, piece.start, piece.stop)
-        if path.name in image_folder.CAPTION_FILES:
-            rows = map(_caption_row, rows)
-        yield from enumerate(rows, piece.start)
+                rows = image_folder.folder_rows(path, ranges)
+        is_captions = path.name in image_folder.CAPTION_FILES
+        for number, row in rows:
+            yield number, _caption_row(row) if is_captions else row
 
 
 @contextmanager
@@ -174,30 +179,36 @@ def _inspect_parquet(source: Input) -> Contents:
     return Contents(segments, (frozenset(schema.names),), _label_names(schema))
 
 
-def _parquet_rows(source: Input, start: int, stop: int) -> Iterator[Any]:
+def _parquet_rows(source: Input, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, Any]]:
     with _parquet(source) as file:
         first = 0
         for index in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(index)
-            begin, end = max(start - first, 0), min(stop - first, group.num_rows)
-            if begin < end:
+            wanted = _clip(ranges, first, first + group.num_rows)
+            if wanted:
                 size = max(1, min(1000, _BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
-                batches = file.iter_batches(batch_size=size, row_groups=[index])
-                yield from _slice(batches, begin, end)
+                yield from _pick(file.iter_batches(batch_size=size, row_groups=[index]), first, wanted)
             first += group.num_rows
 
 
-def _slice(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterator[Any]:
-    first = 0
+def _clip(ranges: Sequence[tuple[int, int]], first: int, last: int) -> list[tuple[int, int]]:
+    """What of the ranges lies in rows ``first`` to ``last``."""
+    return [(max(start, first), min(stop, last)) for start, stop in ranges if start < last and stop > first]
+
+
+def _pick(
+    batches: Iterator[pa.RecordBatch], first: int, ranges: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, Any]]:
+    """The rows of the ranges out of batches that begin with row ``first``."""
     for batch in batches:
-        begin, end = max(start - first, 0), min(stop - first, batch.num_rows)
-        if begin < end:
-            # A few rows at a time, so that no more than those are Python values at once.
-            size = max(1, min(end - begin, _BATCH_BYTES * batch.num_rows // max(1, batch.nbytes)))
-            for at in range(begin, end, size):
-                yield from batch.slice(at, min(size, end - at)).to_pylist()
+        # A few rows at a time, so that no more than those are Python values at once.
+        size = max(1, _BATCH_BYTES * batch.num_rows // max(1, batch.nbytes))
+        for start, stop in _clip(ranges, first, first + batch.num_rows):
+            for at in range(start, stop, size):
+                rows = batch.slice(at - first, min(size, stop - at)).to_pylist()
+                yield from enumerate(rows, at)
         first += batch.num_rows
-        if first >= stop:
+        if first >= ranges[-1][1]:
             return
 
 
@@ -220,9 +231,9 @@ def _inspect_arrow(source: Input) -> Contents:
         return Contents(segments, (frozenset(schema.names),), _label_names(schema))
 
 
-def _arrow_rows(source: Input, start: int, stop: int) -> Iterator[Any]:
+def _arrow_rows(source: Input, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, Any]]:
     with _arrow(source) as (_, batches):
-        yield from _slice(batches, start, stop)
+        yield from _pick(batches, 0, ranges)
 
 
 def _inspect_json(source: Input) -> Contents:
@@ -235,6 +246,12 @@ def _inspect_json(source: Input) -> Contents:
         rows = map(_caption_row, rows)
     size = offsets[-1] - offsets[0] + count * _IMAGE_ALLOWANCE
     return Contents(((count, size),), _columns(list(rows)), offsets=offsets)
+
+
+def _json_rows(source: Input, pieces: Sequence[Piece]) -> Iterator[tuple[int, Any]]:
+    rows = json_rows.array_rows if source.format == "json" else json_rows.line_rows
+    for piece in pieces:
+        yield from enumerate(rows(Path(source.path), piece.offset, piece.stop - piece.start), piece.start)
 
 
 def _caption_row(row: Any) -> Any:

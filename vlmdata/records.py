@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from vlmdata.errors import RecordError
 
-__all__ = ["ROLES", "Image", "Message", "Part", "Preference", "Record", "Sample", "check_utf8", "image", "text"]
+__all__ = ["Image", "Message", "Part", "Preference", "ROLES", "Record", "Sample", "check_utf8", "image", "text"]
 
 ROLES = ("system", "user", "assistant", "tool")
 

@@ -97,7 +97,7 @@ class ShardWriter:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add one row."""
-        size = sum(len(image["bytes"]) for image in row["images"]) + len(row["meta"])
+        size = sum(len(image["bytes"]) for image in row["images"]) + _text_size(row)
         if self._rows and self._bytes + size > ROW_GROUP_BYTES:
             self._flush()
         self._rows.append(row)
@@ -166,6 +166,13 @@ def open_shards(path: Path) -> Shards:
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing[:3])} of its manifest; convert again with --overwrite")
     return Shards(path, manifest, files)
+
+
+def _text_size(row: Mapping[str, Any]) -> int:
+    """Characters of all texts of a row."""
+    lists = (row.get(name, ()) for name in ("messages", "prompt", "chosen", "rejected"))
+    messages = (message for messages in lists for message in messages)
+    return len(row["meta"]) + sum(len(part["text"] or "") for message in messages for part in message["content"])
 
 
 def _list(feature: Any) -> dict[str, Any]:

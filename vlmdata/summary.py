@@ -11,7 +11,9 @@ def summary_lines(done: Conversion) -> list[str]:
     """One line for rows, rejects, records, images and files each; what does not apply is left out."""
     manifest, images = done.manifest, done.manifest.images
     rows = manifest.rows
-    lines = [f"rows     {rows.read:,} read = {rows.kept:,} kept + {rows.rejected:,} rejected"]
+    first = manifest.inputs[0].name + (" ..." if len(manifest.inputs) > 1 else "")
+    lines = [f"input    {sum(file.rows for file in manifest.inputs):,} rows in {len(manifest.inputs):,} files: {first}"]
+    lines.append(f"rows     {rows.read:,} read = {rows.kept:,} kept + {rows.rejected:,} rejected")
     lines += [f"         {count:,} {reason}" for reason, count in manifest.rejected.items()]
     if manifest.rejected:
         lines.append(f"         each with its detail in {done.out / REJECTS}")

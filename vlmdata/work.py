@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from vlmdata.fields import printable
 from vlmdata.images import ImagePolicy, StoredImage, read_inside, store
 from vlmdata.manifest import ImageCounts, ShardInfo, add_counts
 from vlmdata.plan import Task
-from vlmdata.readers import Input, Piece, read
+from vlmdata.readers import Input, read
 from vlmdata.records import Image
 from vlmdata.shards import ShardWriter, shard_schema, to_row
 from vlmdata.source import Options, Source, load
 
-__all__ = ["WORK", "Job", "Outcome", "Report", "convert_row", "run_task"]
+__all__ = ["Job", "Outcome", "Report", "WORK", "convert_row", "run_task"]
 
 WORK = ".work"
 """Folder in the output that holds the outcome of each finished shard until the manifest is written."""
@@ -102,8 +103,7 @@ def run_task(job: Job, task: Task, report: Report) -> Outcome:
     with replacing(job.out / task.shard) as temporary:
         schema = shard_schema(source.kind, job.options.label_names)
         with ShardWriter(temporary, schema, shared_images=job.options.turns == "split") as writer:
-            for piece, number, row in _rows(job, task):
-                file = job.inputs[piece.input]
+            for file, number, row in _rows(job, task):
                 row_id = f"{file.name}:{number}"
                 count += 1
                 try:
@@ -153,9 +153,10 @@ def convert_row(
     return rows, counts
 
 
-def _rows(job: Job, task: Task) -> Iterator[tuple[Piece, int, Any]]:
-    """All rows of a task as (piece, number in the file, row), in the order they are written."""
-    rows = ((piece, number, row) for piece in task.pieces for number, row in read(job.inputs[piece.input], piece))
+def _rows(job: Job, task: Task) -> Iterator[tuple[Input, int, Any]]:
+    """All rows of a task as (file, number in the file, row), in the order they are written."""
+    by_file = groupby(task.pieces, key=lambda piece: job.inputs[piece.input])
+    rows = ((file, number, row) for file, pieces in by_file for number, row in read(file, list(pieces)))
     if task.seed is None:
         return rows
     held = list(rows)  # at most about the bytes of one shard

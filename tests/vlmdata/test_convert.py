@@ -28,6 +28,7 @@ from rawfiles import (
     write_parquet,
 )
 
+from vlmdata import readers
 from vlmdata.convert import Conversion, convert, engine_names, parse_size
 from vlmdata.errors import ConfigError, DataError, OutputExistsError, VlmError
 from vlmdata.lock import locked
@@ -141,6 +142,20 @@ def test_a_seed_chooses_and_shuffles(raw: Path, tmp_path: Path) -> None:
     assert set(first) <= set(plain) and first != [row for row in plain if row in first]
     everything = ids(convert("the_cauldron", raw, tmp_path / "all", shuffle_seed=1).out)
     assert everything != plain and sorted(everything) == sorted(plain)
+
+
+def test_a_choice_of_rows_is_read_in_one_pass(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    original = readers._parquet
+
+    def counted(source: Any) -> Any:
+        opened.append(source.name)
+        return original(source)
+
+    monkeypatch.setattr(readers, "_parquet", counted)
+    done = convert("the_cauldron", raw, tmp_path / "out", limit=12, shuffle_seed=1)
+    assert done.read == 12 and len(done.manifest.shards) == 1
+    assert len(opened) == 2, "once to plan, once to read"
 
 
 def test_fail_stops_at_the_first_bad_row(raw: Path, tmp_path: Path) -> None:

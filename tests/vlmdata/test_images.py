@@ -107,6 +107,17 @@ def test_exif_turn_is_baked_in(orientation: int, kind: str) -> None:
     assert difference.mean() < (12 if kind == "JPEG" else 0.01)
 
 
+def test_tiff_is_turned_once() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(kind="TIFF", exif=exif)
+    stored = store(data, ImagePolicy(0.5))
+    assert (stored.width, stored.height) == picture(stored.data).size == (8, 12)
+    assert stored.changes == ("format", "scale")
+    whole = np.asarray(picture(store(data, PLAIN).data))
+    assert np.array_equal(whole, np.asarray(picture(encoded(kind="PNG")).transpose(Image.Transpose.ROTATE_270)))
+
+
 def test_turn_told_by_xmp_alone() -> None:
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
     stored = store(encoded(kind="JPEG", xmp=xmp), PLAIN)

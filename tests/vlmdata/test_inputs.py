@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset, DatasetDict
 from rawfiles import (
     CAULDRON,
     FOOTBALL,
@@ -86,10 +87,21 @@ def test_splits_are_in_file_names(food: Path) -> None:
     assert "train" in complaint(ConfigError, "food101", validation, split="train")
 
 
+def test_splits_are_folders_too(tmp_path: Path) -> None:
+    data = Dataset.from_list([{"image": image(), "text": "x"}])
+    DatasetDict({"train": data, "validation": data}).save_to_disk(str(tmp_path / "saved"))
+    (train,) = found("football", tmp_path / "saved").inputs
+    assert Path(train.path).parent.name == "train" and train.format == "arrow"
+    (validation,) = found("football", tmp_path / "saved", split="validation").inputs
+    assert Path(validation.path).parent.name == "validation"
+
+
 def test_files_without_split_names_are_train(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "RLAIF-V-Dataset_000.parquet", [rlaif_row()], RLAIF)
     assert len(found("rlaif_v", path, split="train").inputs) == 1
-    assert "all are 'train'" in complaint(ConfigError, "rlaif_v", tmp_path, split="test")
+    assert "give --split: train" in complaint(ConfigError, "rlaif_v", tmp_path, split="test")
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", [rlaif_row()], RLAIF)
+    assert found("rlaif_v", tmp_path).inputs[0].path == str(path)
 
 
 def test_several_files_are_named_from_where_they_part(tmp_path: Path) -> None:
@@ -131,7 +143,10 @@ def test_split_folders_of_pictures(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(encoded())
     assert found("food101", tmp_path).inputs[0].path == str(tmp_path / "train")
+    (tmp_path / "classes.json").write_text("[]")
     assert found("food101", tmp_path, split="test").inputs[0].path == str(tmp_path / "test")
+    (tmp_path / "classes.json").unlink()
+    assert "it has: test, train" in complaint(ConfigError, "food101", tmp_path, split="validation")
 
 
 def test_image_roots(tmp_path: Path) -> None:
@@ -140,6 +155,12 @@ def test_image_roots(tmp_path: Path) -> None:
     assert found("ocr_json", rows, image_root="/root").inputs[0].images == "/root"
     path = write_parquet(tmp_path / "x.parquet", [{"image": image(), "text": "x"}], FOOTBALL)
     assert found("football", path).inputs[0].images is None
+
+
+def test_a_folder_of_pictures_is_its_own_root(tmp_path: Path) -> None:
+    (tmp_path / "pie").mkdir()
+    (tmp_path / "pie" / "1.jpg").write_bytes(encoded())
+    assert "--image-root makes no sense" in complaint(ConfigError, "food101", tmp_path, image_root="/root")
 
 
 def test_what_is_not_there_or_not_data(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def rows_of(path: Path, kind: Format, start: int = 0, stop: int | None = None) -
     contents = inspect(source)
     stop = contents.rows if stop is None else stop
     offset = contents.offsets[start] if contents.offsets is not None else 0
-    found = list(read(source, Piece(0, start, stop, offset)))
+    found = list(read(source, [Piece(0, start, stop, offset)]))
     assert [number for number, _ in found] == list(range(start, stop))
     return [row for _, row in found]
 
@@ -44,6 +44,9 @@ def test_any_range_of_columnar_files(tmp_path: Path, kind: str, monkeypatch: pyt
     fmt: Format = "parquet" if kind == "parquet" else "arrow"
     for start, stop in ((0, 11), (0, 0), (3, 9), (4, 8), (10, 11), (5, 6)):
         assert rows_of(path, fmt, start, stop) == rows[start:stop]
+    source = Input(str(path), path.name, fmt, 1)
+    several = list(read(source, [Piece(0, 1, 2), Piece(0, 3, 6), Piece(0, 10, 11)]))
+    assert several == [(number, rows[number]) for number in (1, 3, 4, 5, 10)]
 
 
 def test_label_names_come_from_the_features_in_the_schema(tmp_path: Path) -> None:
@@ -144,13 +147,13 @@ def test_folder_of_classes_and_of_captions(tmp_path: Path) -> None:
     contents = inspect(source)
     assert contents.columns == (frozenset({"image", "label"}),)
     assert contents.label_names == ("a_pie", "b_soup") and contents.rows == 2
-    assert [row for _, row in read(source, Piece(0, 0, 2))] == [
+    assert [row for _, row in read(source, [Piece(0, 0, 2)])] == [
         {"image": {"bytes": None, "path": "a_pie/2.PNG"}, "label": "a_pie"},
         {"image": {"bytes": None, "path": "b_soup/1.jpg"}, "label": "b_soup"},
     ]
     (tmp_path / "a_pie" / "2.txt").write_text("A pie.\n")
     (tmp_path / "b_soup" / "1.txt").write_bytes(b"\xff\xfe")
-    first, second = (row for _, row in read(source, Piece(0, 0, 2)))
+    first, second = (row for _, row in read(source, [Piece(0, 0, 2)]))
     assert first["text"] == "A pie." and second.reason == "bad_text"
 
 
