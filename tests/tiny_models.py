@@ -63,7 +63,7 @@ def ids(tok: tf.PreTrainedTokenizerFast) -> dict[str, int]:
 
 def llava(width: int = WIDTH):
     tok = tokenizer(named={"image_token": "<image>"})
-    clip = {"model_type": "clip_vision_model", **VISION, "image_size": 28, "patch_size": 14, "projection_dim": WIDTH}
+    clip = {"model_type": "clip_vision_model", **VISION, "hidden_size": width, "image_size": 28, "patch_size": 14}
     config = tf.LlavaConfig(
         vision_config=clip,
         text_config={"model_type": "llama", **LANGUAGE, **ids(tok), "hidden_size": width},

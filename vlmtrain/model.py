@@ -224,6 +224,8 @@ def save(model: Any, processor: Any, out: Path, base: str) -> None:
         if isinstance(model, PeftModel):
             model.peft_config["default"].base_model_name_or_path = base
             model.save_pretrained(str(out), selected_adapters=["default"], save_embedding_layers=False)
+            # peft's own card names the folder the base was loaded from.
+            (out / "README.md").unlink(missing_ok=True)
             model.get_base_model().generation_config.save_pretrained(str(out))
         else:
             model.save_pretrained(str(out))

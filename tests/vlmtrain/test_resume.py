@@ -1,0 +1,145 @@
+"""A run that is killed and given again with --resume ends with the weights of an undisturbed one, bit by bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import colour_rows as rows
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from vlmdata.errors import ConfigError, DataError, MissingError, OutputExistsError
+from vlmtrain import dpo, sft
+from vlmtrain.model import load
+
+Killed = tuple[str, Path, Path, dict[str, Any]]
+
+# Dies without a word at step 5, as a machine does, in the middle of the second epoch.
+KILLED = """
+import os
+import test_resume
+from vlmtrain import sft
+
+test_resume.deadly(sft, lambda: os._exit(9))
+sft.train({data!r}, {out!r}, **{options!r})
+"""
+OPTIONS = {
+    "batch_size": 4,
+    "accumulate": 2,
+    "learning_rate": 1e-3,
+    "epochs": 2,
+    "lora_dropout": 0.2,  # DPO switches it off, as TRL does
+    "save_steps": 2,
+    "progress": False,
+}
+
+
+class Died(Exception):
+    pass
+
+
+def die() -> None:
+    raise Died
+
+
+def deadly(method: Any, end: Callable[[], None]) -> Callable[[Any], Any]:
+    """Make a method's trainers end at step 5; gives back how they are made else."""
+
+    class Kill(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 5:
+                end()
+
+    plain = method.make_trainer
+
+    def make(job: Any) -> Any:
+        trainer = plain(job)
+        trainer.add_callback(Kill())
+        return trainer
+
+    method.make_trainer = make
+    return plain
+
+
+@pytest.fixture(scope="module", params=["sft", "dpo"])
+def killed(request: pytest.FixtureRequest, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    """Method, data, the folder a killed run left, and the run's options."""
+    method, folder = request.param, tmp_path_factory.mktemp("killed")
+    data = rows.write(folder / "data", rows.colours(30) if method == "sft" else rows.pairs(30))
+    options = {**OPTIONS, "model": str(base)}
+    out = folder / "run"
+    if method == "sft":
+        code = KILLED.format(data=str(data), out=str(out), options=options)
+        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(Path(__file__).parent)}
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **threads}, check=False
+        )
+        assert run.returncode == 9, run.stderr
+    else:
+        plain = deadly(dpo, die)
+        with pytest.raises(Died):
+            dpo.train(data, out, **options)
+        dpo.make_trainer = plain  # type: ignore[assignment]
+    assert not (out / "vlmtrain.json").exists()
+    return method, data, out, options
+
+
+def same(first: Path, second: Path) -> bool:
+    a, b = (load_file(folder / "adapter_model.safetensors") for folder in (first, second))
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def steps(run: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def trainer_of(method: str) -> Any:
+    return {"sft": sft.train, "dpo": dpo.train}[method]
+
+
+def test_killed_and_resumed_is_undisturbed(killed: Killed, tmp_path: Path) -> None:
+    """From the last whole checkpoint, and from the beginning where there is none."""
+    method, data, left, options = killed
+    train = trainer_of(method)
+    whole = train(data, tmp_path / "whole", **options)
+    for name, step in (("cut", 4), ("early", None)):
+        shutil.copytree(left, tmp_path / name)
+        if step is None:
+            for folder in (tmp_path / name / "checkpoints").glob("checkpoint-*"):
+                shutil.rmtree(folder)
+        half = tmp_path / name / "checkpoints" / "checkpoint-6"
+        half.mkdir()
+        (half / "adapter_model.safetensors").write_bytes(b"cut short by a full disk")
+        resumed = train(data, tmp_path / name, resume=True, **options)
+        assert resumed.metrics["resumed_from_step"] == step
+        assert resumed.metrics["steps"] == whole.metrics["steps"] == 8
+        assert same(tmp_path / "whole", tmp_path / name)
+        assert steps(tmp_path / name) == steps(tmp_path / "whole")
+
+
+def test_resume_goes_on_with_the_same_thing_only(killed: Killed, tmp_path: Path) -> None:
+    method, data, left, options = killed
+    train = trainer_of(method)
+    shutil.copytree(left, tmp_path / "run")
+    with pytest.raises(ConfigError, match="learning_rate was 0.001, is 0.1"):
+        train(data, tmp_path / "run", resume=True, **{**options, "learning_rate": 0.1})
+    other = rows.write(tmp_path / "other", rows.colours(31) if method == "sft" else rows.pairs(31))
+    with pytest.raises(DataError, match="the data of this run has changed"):
+        train(other, tmp_path / "run", resume=True, **options)
+    with pytest.raises(OutputExistsError, match="--resume goes on with it"):
+        train(data, tmp_path / "run", **options)
+    assert train(data, tmp_path / "run", resume=True, **{**options, "logging_steps": 3}).metrics["steps"] == 8
+
+
+def test_an_unfinished_run_is_no_adapter(killed: Killed, base: Path) -> None:
+    with pytest.raises(MissingError, match="never finished: use --resume"):
+        load(str(base), killed[2])
