@@ -305,6 +305,7 @@ def _finish(
         raise DataError(
             f"not one of {manifest.rows.read} rows could be kept ({reasons}); "
             f"the first, {first['id']}: {first['detail']}; all are in {out / REJECTS}"
+            + ("; --image-root says where image paths start" if "image_not_found" in manifest.rejected else "")
         )
     manifest.write(out)
     shutil.rmtree(out / WORK, ignore_errors=True)

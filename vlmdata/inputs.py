@@ -71,7 +71,7 @@ def find(
     """
     if config is not None and not source.configs:
         raise ConfigError(f"{name} has no configurations, --config {config} makes no sense with it")
-    remote = _remote(name, source, raw, revision)
+    remote = _remote(name, source, raw, config, revision)
     if remote is not None:
         paths = [path for path, _ in remote.files]
         chosen = set(_of_split(_of_config(name, source, remote.repo, paths, config), split, remote.repo))
@@ -93,11 +93,16 @@ def find(
     return Found(tuple(_named(files)), tuple(found), config or _known_config(source, files), None)
 
 
-def _remote(name: str, source: Source, raw: Sequence[str], revision: str | None) -> RemoteFiles | None:
+def _remote(
+    name: str, source: Source, raw: Sequence[str], config: str | None, revision: str | None
+) -> RemoteFiles | None:
     """The hub dataset that is meant, or None when RAW is local."""
     if not raw:
         if source.hub_id is None:
             raise ConfigError(f"{name} has no hub dataset; give the raw file or folder: vlmdata convert {name} RAW")
+        if source.configs and config not in source.configs:
+            wrong = "needs --config" if config is None else f"has no configuration {config!r}"
+            raise ConfigError(f"{name} {wrong}; valid: {choices(source.configs)}")
         return list_remote(source.hub_id, revision)
     missing = [path for path in raw if not os.path.lexists(path)]
     if len(raw) == 1 and missing and is_hub_id(raw[0].removeprefix("hf://datasets/")):
@@ -161,17 +166,19 @@ def _local(
         yield file, _fitting(name, source, file)
         return
     base = path / config if config and (path / config).is_dir() else path
-    first_error: VlmError | None = None
+    errors: list[VlmError] = []
     for kind in (_tables, _captions, _rows, _pictures):
         try:
             found = [(file, _fitting(name, source, file)) for file in kind(base, split, image_root)]
         except (ConfigError, DataError) as error:
-            first_error = first_error or error
+            errors.append(error)
             continue
         if any(contents.rows for _, contents in found):
             yield from found
             return
-    raise first_error or _nothing_in(name, source, base, config)
+    if errors:
+        raise type(errors[0])("; ".join(map(str, errors)))
+    raise _nothing_in(name, source, base, config)
 
 
 def _tables(base: Path, split: str | None, image_root: str | None) -> list[Input]:
@@ -281,6 +288,8 @@ def _fitting(name: str, source: Source, file: Input) -> Contents:
     found = contents.columns[0]
     others = fitting(found)
     hint = f"; these columns fit {choices(others)}" if others else ""
+    if file.format == "folder":
+        hint += "; one subfolder for each class gives label, a metadata.jsonl or a .txt beside each picture gives text"
     raise DataError(f"{file.path} is not of {name}: expected {_wanted(source)}, found {choices(found)}{hint}")
 
 

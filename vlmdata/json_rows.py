@@ -97,8 +97,8 @@ def csv_rows(path: Path) -> Iterator[dict[str, Any] | RecordError]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
             for row in csv.DictReader(file):
-                row.pop(None, None)  # cells beyond the header have no name
-                yield row
+                too_long = None in row  # where csv keeps cells beyond the header
+                yield RecordError("wrong_fields", "more cells than the header has names") if too_long else row
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{path} is no CSV file in UTF-8: {error}") from None
 
@@ -145,7 +145,7 @@ class _Scanner:
 
     def element(self) -> int:
         """The end of the JSON value that starts here, as an index into ``text``; -1 if there is none."""
-        decoder = json.JSONDecoder()
+        decoder = json.JSONDecoder(parse_int=float)  # an int of thousands of digits is the row's fault, not the file's
         while True:
             try:
                 _, end = decoder.raw_decode(self.text, self.at)

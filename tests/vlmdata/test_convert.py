@@ -271,7 +271,7 @@ def test_bad_rows_of_json_are_counted_one_by_one(tmp_path: Path) -> None:
 
 def test_nothing_kept_is_an_error_that_says_why(tmp_path: Path) -> None:
     raw = write_json(tmp_path / "x.json", [chat("<image>Hi", "Yo", ["gone.jpg"])] * 3)
-    with pytest.raises(DataError, match=r"not one of 3 rows .*image_not_found 3.*gone\.jpg"):
+    with pytest.raises(DataError, match=r"not one of 3 rows .*image_not_found 3.*gone\.jpg.*--image-root"):
         convert("ocr_json", raw, tmp_path / "out")
     assert len(reject_lines(tmp_path / "out")) == 3 and not (tmp_path / "out" / "manifest.json").exists()
     with pytest.raises(DataError, match="no rows"):

@@ -109,7 +109,7 @@ def test_the_hub_dataset_is_streamed_at_a_pinned_commit(hub: str, tmp_path: Path
 
 
 def test_what_the_hub_does_not_have(hub: str, tmp_path: Path) -> None:
-    wrong = command(hub, "the_cauldron", "--config", "nothing", "--out", tmp_path / "out")
+    wrong = command(hub, "the_cauldron", "--config", "ai2d", "--out", tmp_path / "out")
     assert wrong.returncode == 2 and "valid: geomverse" in wrong.stderr
     none = command(hub, "rlaif_v", "missing/dataset", "--out", tmp_path / "out")
     assert none.returncode == 2 and "no file, folder or hub dataset missing/dataset" in none.stderr

@@ -174,6 +174,18 @@ def test_what_is_not_there_or_not_data(tmp_path: Path) -> None:
     assert "--revision" in complaint(ConfigError, "football", path, revision="main")
 
 
+def test_a_configuration_is_asked_for_before_the_network_is() -> None:
+    assert "needs --config; valid: ai2d, aokvqa" in complaint(ConfigError, "the_cauldron")
+    assert "no configuration 'geo'; valid: ai2d" in complaint(ConfigError, "the_cauldron", config="geo")
+
+
+def test_flat_pictures_need_labels_or_captions(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(encoded())
+    (tmp_path / "questions.jsonl").write_text('{"image": "1.jpg", "question": "?"}\n')
+    message = complaint(DataError, "football", tmp_path)
+    assert "found image, question" in message and "metadata.jsonl" in message
+
+
 def test_without_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     message = complaint(MissingError, "rlaif_v")

@@ -167,6 +167,18 @@ def test_caption_files_name_the_images(tmp_path: Path, name: str) -> None:
     assert rows_of(tmp_path / name, kind) == [{"image": "1.jpg", "text": "A goal, at last"}]
 
 
+def test_a_number_of_thousands_of_digits_is_a_fault_of_its_row(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('[{"a": %s}, {"a": 1}]' % ("9" * 9000))
+    broken, good = rows_of(tmp_path / "x.json", "json")
+    assert broken.reason == "not_json" and good == {"a": 1}
+
+
+def test_captions_with_a_stray_comma_are_a_fault_of_their_row(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text("file_name,text\n1.jpg,A goal, at last\n2.jpg,A save\n")
+    broken, good = rows_of(tmp_path / "metadata.csv", "csv")
+    assert broken.reason == "wrong_fields" and good == {"image": "2.jpg", "text": "A save"}
+
+
 @pytest.mark.parametrize(
     ("content", "advice"),
     [
