@@ -35,7 +35,7 @@ def card(about: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         ("Peak memory", f"{metrics['peak_memory_bytes'] / 2**30:.2f} GiB"),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in figures)
-    use = f"vlmtrain merge {'RUN'} --out MERGED    # a plain model folder, without peft"
+    use = "vlmtrain merge THIS_FOLDER --out MODEL    # a plain model folder, without peft"
     return (
         f"{head}\n# LoRA adapter\n\nTrained by {method}{start}.\n\n| | |\n|---|---|\n{table}\n\n"
         f"The resolved configuration is in `vlmtrain.json`, every logged step in `log.jsonl`.\n\n    {use}\n"

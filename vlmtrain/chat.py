@@ -12,7 +12,10 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Any
+
+from jinja2 import TemplateError
 
 from vlmdata.errors import ConfigError, DataError
 
@@ -119,8 +122,10 @@ def _plain(messages: Messages) -> list[dict[str, Any]]:
 def _apply(processor: Any, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
     if not processor.chat_template:
         raise ConfigError(f"{type(processor).__name__} has no chat template, and its family brings none")
-    text: str = processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False)
-    return text
+    try:
+        return str(processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False))
+    except TemplateError as error:
+        raise DataError(f"the chat template refuses the conversation: {error}") from error
 
 
 def _find_answer(
@@ -131,8 +136,10 @@ def _find_answer(
     exact = False
     if turn:
         prompt = _apply(processor, messages[:turn], add_generation_prompt=True)
-        if full.startswith(prompt):
-            start, exact = len(prompt), True
+        exact = full.startswith(prompt)
+        # A template whose generation prompt says more than a finished turn: at least not in what stands before.
+        before = prompt if exact else commonprefix([_apply(processor, messages[:turn]), full])
+        start = max(done, len(before))
     first, stop = -1, start
     for part in messages[turn]["content"]:
         words = part["text"].strip()

@@ -115,11 +115,13 @@ def _reference(trainer: Trainer, job: Job) -> dict[int, tuple[float, float]]:
             return {row: (chosen, rejected) for row, chosen, rejected in known["logps"]}
     logps: dict[int, tuple[float, float]] = {}
     job.reporter.open("reference", sum(map(len, parts)))
-    for rows in parts:
-        for numbers, chosen, rejected in _passes(trainer, job, rows):
-            logps |= zip(numbers, zip(chosen, rejected, strict=True), strict=True)
-            job.reporter.advance(len(logps))
-    job.reporter.close()
+    try:
+        for rows in parts:
+            for numbers, chosen, rejected in _passes(trainer, job, rows):
+                logps |= zip(numbers, zip(chosen, rejected, strict=True), strict=True)
+                job.reporter.advance(len(logps))
+    finally:
+        job.reporter.close()
     write_json(file, {"key": key, "logps": [[row, *pair] for row, pair in sorted(logps.items())]})
     return logps
 

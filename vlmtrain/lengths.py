@@ -147,7 +147,11 @@ def _fit_row(
     sizes = [(size["width"], size["height"]) for size in row["image_size"]]
     fault = _unreadable(row, kind, processor, family, sizes, count)
     if fault is None:
-        entry, text_tokens = _render(row, kind, processor)
+        try:
+            entry, text_tokens = _render(row, kind, processor)
+        except DataError as error:
+            result.dropped.append((row["id"], "template", str(error)))
+            return None
         scale = 1.0
         pictures = sum(map(count.image, sizes))
         if max_length is not None and text_tokens + pictures > max_length:

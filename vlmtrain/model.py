@@ -105,6 +105,8 @@ def load(
             _check_base(folder, name, base_hash)
         net = _load_base(source, name, family, dtype, quantize, device, trust_remote_code)
         _align_tokens(net, processor)
+        if device.startswith("cuda") and net.dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(False):
+            raise ConfigError(f"the weights of {name} are bfloat16, which this GPU has not: --dtype float16 or float32")
         if folder is not None:
             net = _apply_adapter(net, folder, name, trainable)
     if not trainable:
@@ -314,7 +316,8 @@ def _load_base(
 
     kwargs: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if quantize != "none":
-        compute = torch.float32 if device == "cpu" else torch.bfloat16
+        half = torch.bfloat16 if device == "cpu" or torch.cuda.is_bf16_supported(False) else torch.float16
+        compute = torch.float32 if device == "cpu" else half
         kwargs["quantization_config"] = (
             transformers.BitsAndBytesConfig(load_in_8bit=True)
             if quantize == "8bit"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmdata.atomic import write_json
-from vlmdata.errors import ConfigError, DataError, OutputExistsError
+from vlmdata.errors import ConfigError, DataError, MissingError, OutputExistsError
 
 __all__ = ["RunFolder", "RunResult"]
 
@@ -50,7 +50,7 @@ class RunFolder:
         self.path = Path(out)
         if overwrite and resume:
             raise ConfigError("--overwrite and --resume exclude each other")
-        self.resume = resume
+        self.resume, self.replace = resume, False
         if self.path.is_file():
             raise OutputExistsError(f"{out} is a file, expected a folder to write to")
         if not self.path.is_dir() or not any(self.path.iterdir()):
@@ -62,8 +62,6 @@ class RunFolder:
             raise OutputExistsError(f"{out} holds a run: --resume goes on with it, --overwrite replaces it")
         self.replace = overwrite
 
-    replace = False
-
     @property
     def checkpoints(self) -> Path:
         """Where the trainer keeps its checkpoints."""
@@ -74,11 +72,16 @@ class RunFolder:
         """One JSON object per logged step."""
         return self.path / "log.jsonl"
 
-    def finished(self) -> RunResult | None:
-        """The result of a run that is complete already, when resuming."""
+    def finished(self, config: Mapping[str, Any]) -> RunResult | None:
+        """The result of a run that is complete already, when resuming.
+
+        Raises:
+            ConfigError: it was made with another configuration.
+        """
         if not self.resume or not (self.path / "vlmtrain.json").is_file():
             return None
         run = json.loads((self.path / "vlmtrain.json").read_text(encoding="utf-8"))
+        _compare(run, {**run, "config": json.loads(json.dumps(config))})
         metrics = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
         return RunResult(self.path, metrics, run["config"])
 
@@ -100,7 +103,10 @@ class RunFolder:
             return last
         if self.replace:
             shutil.rmtree(self.path)
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MissingError(f"cannot write to {self.path}: {error.strerror}") from error
         write_json(note, plain)
         self._cut_log(None)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -18,7 +19,7 @@ from vlmtrain.card import card
 from vlmtrain.config import Config
 from vlmtrain.data import Grouped, Opened, hold_out, open_data
 from vlmtrain.lengths import Fit, context_length, fit
-from vlmtrain.model import Loaded, load, quiet, save
+from vlmtrain.model import Loaded, load, quiet, read_run, save
 from vlmtrain.progress import Reporter, peak_memory
 from vlmtrain.runs import RunFolder, RunResult
 from vlmtrain.trl_seam import compact_lm_head
@@ -79,7 +80,8 @@ def begin(
     if config.training.eval_fraction and eval_data:
         raise ConfigError("--eval-data and --eval-fraction exclude each other")
     folder = RunFolder(out, overwrite=overwrite, resume=resume)
-    done = folder.finished()
+    recorded = _recorded(config)
+    done = folder.finished(recorded)
     if done:
         return done
     _check_optimizer(config)
@@ -106,7 +108,7 @@ def begin(
     ]
     rows, eval_rows, counts = _split(fitted, config)
     identity = {
-        "config": config.to_json(),
+        "config": recorded,
         "base": loaded.base,
         "base_hash": loaded.base_hash,
         "adapter": _adapter_identity(base.adapter),
@@ -179,7 +181,6 @@ def arguments(job: Job) -> dict[str, Any]:
         "max_grad_norm": t.max_grad_norm,
         "optim": {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit"}[t.optimizer],
         "activation_checkpointing": checkpointing,
-        "gradient_checkpointing": False,
         "seed": t.seed,
         "use_cpu": cpu,
         "bf16": not cpu and (dtype == "bfloat16" or job.config.base.quantize != "none"),
@@ -208,12 +209,18 @@ def run(trainer: Any, job: Job) -> RunResult:
         trainer: an SFTTrainer or DPOTrainer behind ``TrainerSeam``.
         job: what it was made from.
     """
-    with quiet(), compact_lm_head(job.config.training.compact_head):
-        outcome = trainer.train(resume_from_checkpoint=str(job.checkpoint) if job.checkpoint else None)
-        evaluated = job.reporter.last("eval_loss")
-        if job.eval_rows is not None and evaluated.get("step") != outcome.global_step:
-            trainer.evaluate()
-    job.reporter.close()
+    try:
+        with quiet(), compact_lm_head(job.config.training.compact_head):
+            outcome = trainer.train(resume_from_checkpoint=str(job.checkpoint) if job.checkpoint else None)
+            evaluated = job.reporter.last("eval_loss")
+            if job.eval_rows is not None and evaluated.get("step") != outcome.global_step:
+                trainer.evaluate()
+    except KeyboardInterrupt:
+        job.reporter.close()
+        job.reporter.say(f"stopped at step {trainer.state.global_step}: --resume goes on from the last checkpoint")
+        raise
+    finally:
+        job.reporter.close()
     out = job.folder.path
     model = trainer.accelerator.unwrap_model(trainer.model)
     save(model, job.loaded.processor, out, job.loaded.base)
@@ -314,6 +321,17 @@ def _check_optimizer(config: Config) -> None:
             import bitsandbytes  # noqa: F401
         except ImportError:
             raise DependencyError("bitsandbytes", "quant", "optimizer adamw_8bit") from None
+
+
+def _recorded(config: Config) -> dict[str, Any]:
+    """The configuration as a run folder keeps it; an adapter that is trained further brings its own LoRA settings."""
+    flat = config.to_json()
+    if config.base.adapter is None:
+        return flat
+    before = read_run(config.base.adapter).get("config", {})
+    own = json.loads((Path(config.base.adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    flat |= {key: own.get(key) for key in ("lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "bias")}
+    return {**flat, "lora_r": own.get("r"), "rslora": own.get("use_rslora"), "parts": before.get("parts")}
 
 
 def _adapter_identity(adapter: str | None) -> dict[str, str] | None:

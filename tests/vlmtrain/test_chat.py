@@ -67,6 +67,10 @@ def test_trimmed_answers_and_their_own_end_token(processor: Any) -> None:
 def test_a_generation_prompt_that_training_turns_do_not_have(processor: Any) -> None:
     processor.chat_template = THINKING
     assert answers(processor, TURNS) == ["Hello you.<|im_end|>", "So long.<|im_end|>"]
+    echo = [rows.user("Hm. Say Hm."), rows.assistant("Hm."), rows.user("So long. Hm."), rows.assistant("So long.")]
+    found = render(processor, echo)
+    assert answers(processor, echo) == ["Hm.<|im_end|>", "So long.<|im_end|>"]
+    assert [found.text[start - 10 : start] for start, _ in found.answers] == ["assistant\n"] * 2
 
 
 def test_answers_that_repeat_what_stands_before(processor: Any) -> None:
@@ -88,6 +92,9 @@ def test_an_assistant_that_speaks_first_or_twice(processor: Any) -> None:
 def test_a_template_that_rewrites_answers_is_refused(processor: Any) -> None:
     processor.chat_template = "{% for m in messages %}{{ m['content'][0]['text'] | upper }}{% endfor %}"
     with pytest.raises(DataError, match="rewrites the answer of turn 1: 'Hello you.' is not in its text"):
+        render(processor, TURNS)
+    processor.chat_template = "{{ raise_exception('no system turns here') }}"
+    with pytest.raises(DataError, match="the chat template refuses the conversation: no system turns here"):
         render(processor, TURNS)
     processor.chat_template = None
     with pytest.raises(ConfigError, match="LlavaProcessor has no chat template"):

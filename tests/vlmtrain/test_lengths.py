@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,20 @@ def test_rows_no_model_can_read_are_dropped_by_reason(loaded: Loaded, tmp_path: 
     if loaded.family.name == "qwen2_vl":
         assert reasons["thin"] == "image_shape"
     Collator(loaded.processor, loaded.family)(list(found.rows))
+
+
+def test_more_images_than_the_family_takes(loaded: Loaded, tmp_path: Path) -> None:
+    found = fitted(replace(loaded, family=replace(loaded.family, max_images=1)), tmp_path / "a", MIXED)
+    assert found.dropped == [("many", "too_many_images", "2 images, this family takes 1")]
+
+
+def test_conversations_the_template_refuses(loaded: Loaded, tmp_path: Path) -> None:
+    picky = copy.deepcopy(loaded.processor)
+    picky.chat_template = "{% if messages[0]['content'] | length > 2 %}{{ raise_exception('too many') }}{% endif %}" + (
+        loaded.processor.chat_template
+    )
+    found = fitted(replace(loaded, processor=picky), tmp_path / "a", MIXED)
+    assert found.dropped == [("many", "template", "the chat template refuses the conversation: too many")]
 
 
 def test_dropped_rows_are_listed_in_the_run_folder(base: Path, tmp_path: Path) -> None:

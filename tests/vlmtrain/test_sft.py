@@ -178,6 +178,8 @@ def test_output_is_never_replaced_unasked(base: Path, data: Path, tmp_path: Path
         train(data, run, **options)
     (run / "mark").write_text("")
     assert train(data, run, resume=True, **options).metrics["steps"] == 1, "a finished run is given back"
+    with pytest.raises(ConfigError, match="learning_rate was 0.01, is 0.5"):
+        train(data, run, resume=True, **{**options, "learning_rate": 0.5})
     assert (run / "mark").exists()
     train(data, run, overwrite=True, **options)
     assert not (run / "mark").exists()
@@ -197,7 +199,9 @@ def test_training_goes_on_from_an_adapter(base: Path, data: Path, tmp_path: Path
     assert second[0] < first[0]
     assert not same(tmp_path / "a", tmp_path / "b")
     assert json.loads((tmp_path / "b" / "adapter_config.json").read_text())["r"] == 4
-    assert json.loads((tmp_path / "b" / "vlmtrain.json").read_text())["adapter"]["name"] == "a"
+    about = json.loads((tmp_path / "b" / "vlmtrain.json").read_text())
+    assert about["adapter"]["name"] == "a"
+    assert about["config"]["lora_r"] == 4, "what is recorded is what the adapter has"
     with pytest.raises(ConfigError, match="lora_r cannot change"):
         train(data, tmp_path / "c", model=str(base), adapter=str(tmp_path / "a"), lora_r=8, **QUICK)
 
