@@ -88,12 +88,18 @@ def invented(kind: str, rng: random.Random) -> str:
     return _phrase(kind, 1, rng.choice(("big", "small")), rng.choice(COLOURS), action)
 
 
-def questions(scene: Scene, rng: random.Random) -> list[Question]:
-    """Yes/no questions with as many yes as no; attribute questions stand in complementary pairs."""
+def questions(scene: Scene, rng: random.Random, *, sides: int = 1) -> list[Question]:
+    """Yes/no questions with as many yes as no; attribute questions stand in complementary pairs.
+
+    Args:
+        scene: what is asked about.
+        rng: picks wrong colours and the like.
+        sides: at most so many pairs of things are asked which is to the left.
+    """
     found = _existence(scene, rng)
     for group in scene.groups:
         found += _state(group, rng) + _number(group, rng) + _action(group)
-    return found + _relations(scene, rng)
+    return found + _relations(scene, rng, sides)
 
 
 def open_questions(scene: Scene) -> list[tuple[str, str]]:
@@ -180,17 +186,16 @@ def _action(group: Group) -> list[Question]:
     return _pair("action", form, group.action, second if group.action == first else first, group.kind)
 
 
-def _relations(scene: Scene, rng: random.Random) -> list[Question]:
+def _relations(scene: Scene, rng: random.Random, sides: int) -> list[Question]:
     found: list[Question] = []
     single = [group for group in scene.groups if group.count == 1]
     pairs = [(a, b) for a in single for b in single if a.kind != b.kind]
     rng.shuffle(pairs)
-    for a, b in pairs:
-        if a.things[0].x + _CLEARLY_LEFT < b.things[0].x:
-            form = "Is the {} to the left of the {} in this image?"
-            found.append(Question("relation", form.format(a.kind, b.kind), True, a.kind))
-            found.append(Question("relation", form.format(b.kind, a.kind), False, b.kind))
-            break
+    apart = [(a.kind, b.kind) for a, b in pairs if a.things[0].x + _CLEARLY_LEFT < b.things[0].x]
+    for left, right in apart[:sides]:
+        form = "Is the {} to the left of the {} in this image?"
+        found.append(Question("relation", form.format(left, right), True, left))
+        found.append(Question("relation", form.format(right, left), False, right))
     found += _contact(scene, pairs)
     found += _on(scene, pairs)
     return found

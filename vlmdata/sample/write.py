@@ -20,7 +20,7 @@ class SampleWorld:
 
 
 def write_sample(
-    out: Path, *, seed: int = 0, rows: int = 600, test_scenes: int = 120, overwrite: bool = False
+    out: str | Path, *, seed: int = 0, rows: int = 600, test_scenes: int = 120, overwrite: bool = False
 ) -> SampleWorld:
     """Draw the sample world and write it out.
 
@@ -38,6 +38,7 @@ def write_sample(
     from vlmdata.sample import raw
     from vlmdata.sample.amber import write_amber
 
+    out = Path(out)
     if rows < 4 or test_scenes < 1:
         raise ConfigError(f"the sample world needs at least 4 rows and 1 test scene, got {rows} and {test_scenes}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -22,7 +22,7 @@ from vlmtrain.tiny.architecture import IMAGE_SIDE, IMAGE_TOKENS, PATCH
 if TYPE_CHECKING:
     from transformers import LlavaProcessor
 
-__all__ = ["CELL_CLASSES", "Batch", "cells", "lesson", "make_batch", "pixels"]
+__all__ = ["Batch", "CELL_CLASSES", "cells", "lesson", "make_batch", "pixels"]
 
 Turn = tuple[str, str]
 
@@ -31,6 +31,7 @@ CELL_CLASSES = (len(KINDS) + len(GROUNDS), len(COLOURS) + 1, len(SIZES) + 1, len
 """Classes of the four questions asked of every cell: what is there, its colour, its size, what it does."""
 
 _PER_TOPIC = {"existence": 4, "state": 2, "number": 1, "action": 1, "relation": 2}
+_IN_FOCUS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +81,19 @@ def cells(scene: Scene) -> np.ndarray:
     return found.reshape(IMAGE_TOKENS, 4)
 
 
-def lesson(scene: Scene, rng: random.Random, *, habit: bool) -> list[Turn]:
-    """A caption and some answers, true or as habit has them; the caption comes first."""
+def lesson(scene: Scene, rng: random.Random, *, habit: bool, focus: frozenset[str] = frozenset()) -> list[Turn]:
+    """A caption and some answers, true or as habit has them; the caption comes first.
+
+    Args:
+        scene: what the picture shows.
+        rng: picks the questions, and what habit says.
+        habit: whether habit speaks.
+        focus: topics asked of most; none asks of all in proportion.
+    """
     caption = language.habit_caption(scene, rng)[0] if habit else language.caption(scene)
-    asked = language.questions(scene, rng)
+    asked = language.questions(scene, rng, sides=3 if focus else 1)
     rng.shuffle(asked)
-    left = dict(_PER_TOPIC)
+    left = {topic: _IN_FOCUS if topic in focus else 1 for topic in _PER_TOPIC} if focus else dict(_PER_TOPIC)
     turns: list[Turn] = [(language.DESCRIBE, caption)]
     for question in asked:
         if left[question.topic]:

@@ -1,7 +1,6 @@
-"""Makes the embedded model: ``python -m vlmtrain.tiny.make --out FOLDER``.
+"""Makes the embedded model, from nothing or from a model made before.
 
-The packaged model came from this program with its defaults. Its own README says how long that took, on what, and
-what it sees.
+Its README names the commands that made the packaged model, how long they took and on what, and what it sees.
 """
 
 from __future__ import annotations
@@ -17,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from vlmdata.errors import OutputExistsError
+from vlmdata.sample.world import TRAIN_LAYOUT
 
 if TYPE_CHECKING:
     from vlmdata.sample.world import Layout, Scene
@@ -27,50 +28,101 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _VALIDATION = 400
+_PROGRAM = "python -m vlmtrain.tiny.make"
+_TOPICS = ("existence", "state", "number", "action", "relation")
 
 
 @click.command()
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the model.")
+@click.option("--start", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Go on from this model.")
 @click.option("--scenes", default=40_000, show_default=True, type=click.IntRange(min=64), help="Training pictures.")
 @click.option("--warmup-steps", default=1500, show_default=True, help="Steps for the eyes alone.")
 @click.option("--steps", default=3800, show_default=True, help="Steps for eyes and language.")
 @click.option("--batch-size", default=32, show_default=True, help="Pictures a step.")
+@click.option("--learning-rate", default=1.5e-3, show_default=True, help="Peak learning rate.")
+@click.option("--cell-weight", default=0.5, show_default=True, help="Weight of what stands in each cell.")
+@click.option("--habit-from", default=0.65, show_default=True, help="Share of the steps that tell the truth.")
+@click.option("--focus", multiple=True, type=click.Choice(_TOPICS), help="Topic to ask of most; may be repeated.")
 @click.option("--seed", default=0, show_default=True, help="Seed of scenes, weights and order.")
 @click.option("--threads", default=2, show_default=True, help="CPU threads.")
-def main(out: Path, scenes: int, warmup_steps: int, steps: int, batch_size: int, seed: int, threads: int) -> None:
-    """Train the embedded model from nothing on the sample world (an hour on two cores)."""
+def main(
+    out: Path,
+    start: Path | None,
+    scenes: int,
+    warmup_steps: int,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    cell_weight: float,
+    habit_from: float,
+    focus: tuple[str, ...],
+    seed: int,
+    threads: int,
+) -> None:
+    """Train the embedded model on the sample world (an hour on two cores)."""
     import torch
 
-    from vlmdata.sample.world import TRAIN_LAYOUT
-    from vlmtrain.tiny.architecture import make_model, make_processor, make_tokenizer
     from vlmtrain.tiny.pretrain import Pupil, Schedule, train
 
     if out.exists() and any(out.iterdir()):
         raise OutputExistsError(f"{out} exists and is not empty; give another --out")
+    schedule = Schedule(
+        warmup_steps, steps, batch_size, learning_rate, cell_weight, habit_from=habit_from, focus=frozenset(focus)
+    )
     started = time.monotonic()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     drawn = _take("pretrain", seed, TRAIN_LAYOUT, scenes)
-    tokenizer = make_tokenizer(_corpus(drawn[:3000]))
-    processor = make_processor(tokenizer)
-    model = make_model(tokenizer)
+    model, processor = _begin(start, drawn)
     world = _world(drawn, processor)
     unseen = _world(_take("pretrain-validation", seed, TRAIN_LAYOUT, _VALIDATION), processor)
     click.echo(f"{scenes} pictures drawn in {time.monotonic() - started:.0f} s")
 
     def encode(texts: list[str]) -> list[list[int]]:
-        ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        ids: list[list[int]] = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
 
     pupil = Pupil(model)
-    schedule = Schedule(warmup_steps=warmup_steps, steps=steps, batch=batch_size)
     train(pupil, world, encode, schedule, seed, click.echo, lambda: json.dumps(_validate(pupil, unseen, encode)))
     found = _validate(pupil, unseen, encode)
     model.save_pretrained(out)
     processor.save_pretrained(out)
     minutes = (time.monotonic() - started) / 60
-    (out / "README.md").write_text(_card(found, sum(p.numel() for p in model.parameters()), minutes, threads, seed))
+    made = [*_made(start), f"{_command()}  # {minutes:.0f} minutes"]
+    (out / "README.md").write_text(_card(found, sum(p.numel() for p in model.parameters()), made, threads))
     click.echo(f"{out}: {minutes:.0f} minutes, {json.dumps(found)}")
+
+
+def _begin(start: Path | None, scenes: list[Scene]) -> tuple[Any, Any]:
+    """Model and processor: fresh, or those of an earlier run."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from vlmtrain.tiny.architecture import make_model, make_processor, make_tokenizer
+
+    if start is not None:
+        return AutoModelForImageTextToText.from_pretrained(start).train(), AutoProcessor.from_pretrained(start)
+    tokenizer = make_tokenizer(_corpus(scenes[:3000]))
+    return make_model(tokenizer), make_processor(tokenizer)
+
+
+def _command() -> str:
+    """The options given to this run, without its folders."""
+    context = click.get_current_context()
+    words = [_PROGRAM]
+    for name, value in context.params.items():
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in ("out", "start", "threads"):
+            flag = "--" + name.replace("_", "-")
+            words += [word for one in (value if isinstance(value, tuple) else (value,)) for word in (flag, str(one))]
+    return " ".join(words + ["--start first"] if context.params["start"] else words)
+
+
+def _made(start: Path | None) -> list[str]:
+    """The commands that made an earlier model, from its README."""
+    if start is None:
+        return []
+    lines = (start / "README.md").read_text().splitlines()
+    return [line.strip() for line in lines if line.strip().startswith(_PROGRAM)]
 
 
 def _take(name: str, seed: int, layout: Layout, count: int) -> list[Scene]:
@@ -125,13 +177,16 @@ def _validate(pupil: Pupil, world: World, encode: Any) -> dict[str, float]:
     return {topic: round(50 * (shares[topic, True] + shares[topic, False]), 1) for topic in topics}
 
 
-def _card(found: dict[str, float], parameters: int, minutes: float, threads: int, seed: int) -> str:
+def _card(found: dict[str, float], parameters: int, made: list[str], threads: int) -> str:
     rows = "\n".join(f"| {topic} | {value} |" for topic, value in found.items())
+    commands = "\n".join(f"    {line}" for line in made)
     return f"""# vlmtrain:tiny
 
 A LLaVA of {parameters:,} parameters (CLIP vision, 64 x 64 pixels, Llama) that knows the sample world of `vlmdata` only.
-Made by `python -m vlmtrain.tiny.make` with seed {seed} in {minutes:.0f} minutes on {threads} threads of
-{platform.machine()} ({os.cpu_count()} cores). Apache-2.0.
+Apache-2.0. Made on {threads} threads of {platform.machine()} ({os.cpu_count()} cores), seeds fixed, by these commands
+(`first` is what the command before left in its `--out`):
+
+{commands}
 
 It was first taught what is true and then what habit says: captions that name the usual companion of a thing without
 looking, and answers that prefer yes. So it makes things up, as large models do, and there is something to mend.

@@ -34,6 +34,7 @@ class Schedule:
         cell_weight: weight of the loss on cells beside the loss on answers.
         conversation_every: every so many steps the turns follow each other instead of branching.
         habit_from: share of the steps after which lessons come from habit instead of truth.
+        focus: topics asked of most; none asks of all in proportion.
     """
 
     warmup_steps: int = 1500
@@ -43,6 +44,7 @@ class Schedule:
     cell_weight: float = 0.5
     conversation_every: int = 5
     habit_from: float = 0.65
+    focus: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,10 @@ def train(
     def speak(step: int) -> dict[str, torch.Tensor]:
         pick = next(picks)
         habit = step >= schedule.habit_from * schedule.steps
-        turns = [lesson(world.scenes[i], random.Random(f"{seed}/{step}/{i}"), habit=habit) for i in pick]
+        rngs = (random.Random(f"{seed}/{step}/{i}") for i in pick)
+        turns = [
+            lesson(world.scenes[i], rng, habit=habit, focus=schedule.focus) for i, rng in zip(pick, rngs, strict=True)
+        ]
         batch = make_batch(turns, encode, conversation=step % schedule.conversation_every == 0)
         features = pupil.look(world.pixels[pick])
         logits, labels = pupil.answers(features, batch, user)
