@@ -101,7 +101,7 @@ class Training:
     max_grad_norm: float = _key(1.0, "gradients are clipped to this norm; 0 is off", least=0)
     optimizer: str = _key("adamw", "adamw_8bit needs bitsandbytes", among=("adamw", "adamw_8bit"))
     gradient_checkpointing: bool | None = _key(None, "recompute activations to save memory; unset is on for a GPU only")
-    seed: int = _key(0, "of initial adapter weights, dropout and row order", least=0)
+    seed: int = _key(0, "of initial adapter weights, dropout and row order", least=0, most=2**32 - 1)
     group_by_length: bool = _key(True, "rows of like length share a batch")
     compact_head: bool = _key(True, "project answer tokens only through the LM head")
     share_features: bool = _key(True, "a frozen vision tower sees each image once per step, without a graph")

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from vlmdata.errors import ConfigError, OutputExistsError
-from vlmtrain.model import DTYPES, load, quiet, read_run
+from vlmtrain.adapters import read_run
+from vlmtrain.model import DTYPES, load, quiet
 
 __all__ = ["merge"]
 
@@ -47,6 +48,8 @@ def merge(
         raise ConfigError(f"no dtype {dtype!r}; valid: {', '.join(DTYPES)}")
     read_run(run)
     out = Path(out)
+    if model and out.resolve() == Path(model).resolve():
+        raise OutputExistsError(f"--out {out} is the base itself: choose another folder")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         if out.is_file() or not (out / "config.json").is_file():
             raise OutputExistsError(f"{out} is not empty and not a model folder: choose another --out")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from vlmdata.errors import ConfigError, DependencyError, MissingError
 from vlmtrain import family as families
+from vlmtrain.adapters import adapter_folder, apply_adapter, check_base, read_run
 from vlmtrain.family import Family
 
 __all__ = [
@@ -90,25 +91,27 @@ def load(
     name = _base_name(model, adapter)
     source = locate(name)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cpu":
+        _fit_threads()
     _check_numbers(dtype, quantize, device)
     with quiet():
         with _named(name):
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         family = families.for_model(config, name)
-        folder = Path(adapter) if adapter else None
+        folder = adapter_folder(adapter) if adapter else None
         own = folder is not None and (folder / "processor_config.json").is_file()
         processor = _load_processor(str(folder) if own else source, family, name, trust_remote_code)
         if max_image_tokens is not None:
             set_budget(processor, family, max_image_tokens)
         base_hash = fingerprint(source)
         if folder is not None:
-            _check_base(folder, name, base_hash)
+            check_base(folder, name, recorded_name(name), base_hash)
         net = _load_base(source, name, family, dtype, quantize, device, trust_remote_code)
         _align_tokens(net, processor)
         if device.startswith("cuda") and net.dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(False):
             raise ConfigError(f"the weights of {name} are bfloat16, which this GPU has not: --dtype float16 or float32")
         if folder is not None:
-            net = _apply_adapter(net, folder, name, trainable)
+            net = apply_adapter(net, folder, name, trainable)
     if not trainable:
         net.eval()
     return Loaded(net, processor, family, recorded_name(name), base_hash)
@@ -162,26 +165,6 @@ def set_budget(processor: Any, family: Family, max_image_tokens: int) -> None:
     fixed = count(64, 64)
     if fixed > max_image_tokens:
         raise ConfigError(f"an image always takes {fixed} tokens here; --max-image-tokens {max_image_tokens} is less")
-
-
-def read_run(adapter: str | Path) -> dict[str, Any]:
-    """What a run folder says about itself (``vlmtrain.json``); a plain PEFT adapter gives its base only.
-
-    Raises:
-        MissingError: no such folder, or no adapter in it.
-    """
-    folder = Path(adapter)
-    if not folder.is_dir():
-        raise MissingError(f"no adapter folder {adapter}")
-    if not (folder / "adapter_config.json").is_file():
-        unfinished = (folder / "checkpoints").is_dir()
-        why = "the run was never finished: use --resume" if unfinished else "no adapter_config.json in it"
-        raise MissingError(f"{adapter} is not an adapter: {why}")
-    own = folder / "vlmtrain.json"
-    if own.is_file():
-        return dict(json.loads(own.read_text(encoding="utf-8")))
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    return {"base": config.get("base_model_name_or_path")}
 
 
 def fingerprint(source: str) -> str:
@@ -266,6 +249,19 @@ def _base_name(model: str | None, adapter: str | Path | None) -> str:
     return str(base)
 
 
+def _fit_threads() -> None:
+    """No more threads than a container may use: torch counts the machine's cores, and waiting ones slow the others."""
+    import torch
+
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        allowed = max(1, int(quota) // int(period))
+    except (OSError, ValueError):
+        return
+    if "OMP_NUM_THREADS" not in os.environ and allowed < torch.get_num_threads():
+        torch.set_num_threads(allowed)
+
+
 def _check_numbers(dtype: str, quantize: str, device: str) -> None:
     import torch
 
@@ -303,6 +299,8 @@ def _load_processor(source: str, family: Family, name: str, trust_remote_code: b
         raise ConfigError(f"the processor of {name} is a {type(processor).__name__}: it does not take images with text")
     if not processor.chat_template:
         processor.chat_template = processor.tokenizer.chat_template or family.chat_template
+    if not processor.tokenizer.is_fast:
+        raise ConfigError(f"the tokenizer of {name} has no fast version, which is needed to find the answers' tokens")
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     return processor
@@ -327,9 +325,13 @@ def _load_base(
         )
         kwargs["device_map"] = {"": device}
     with _named(name):
-        model = getattr(transformers, family.auto_class).from_pretrained(
-            source, trust_remote_code=trust_remote_code, **kwargs
+        model, info = getattr(transformers, family.auto_class).from_pretrained(
+            source, trust_remote_code=trust_remote_code, output_loading_info=True, **kwargs
         )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        # transformers fills them with random numbers and a warning.
+        raise MissingError(f"the weights of {name} lack {len(missing)} tensors, the first is {missing[0]}")
     model.config._name_or_path = recorded_name(name)
     return model if quantize != "none" else model.to(device)
 
@@ -346,39 +348,3 @@ def _align_tokens(model: Any, processor: Any) -> None:
         stops.append(end)
     config.eos_token_id = stops[0] if len(stops) == 1 else stops
     config.pad_token_id = tokenizer.pad_token_id
-
-
-def _check_base(adapter: Path, name: str, base_hash: str) -> None:
-    """An adapter on a base of another name and other weights would run, and talk nonsense."""
-    run = read_run(adapter)
-    base = run.get("base")
-    if run.get("base_hash") not in (None, base_hash) and recorded_name(name) != base:
-        raise ConfigError(f"{adapter} was trained on {base}, not on {name}: their weights differ")
-
-
-def _apply_adapter(model: Any, adapter: Path, name: str, trainable: bool) -> Any:
-    from peft import PeftModel
-    from safetensors import safe_open
-
-    weights = adapter / "adapter_model.safetensors"
-    if not weights.is_file():
-        raise MissingError(f"{adapter} has no adapter_model.safetensors")
-    with safe_open(str(weights), "pt") as file:
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
-    _check_fit(model, shapes, adapter, name)
-    return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
-
-
-def _check_fit(model: Any, shapes: Mapping[str, tuple[int, ...]], adapter: Path, name: str) -> None:
-    """Every LoRA weight has a module of its size; peft would skip what it cannot place without a word."""
-    modules = dict(model.named_modules())
-    for key, shape in shapes.items():
-        for half, attribute, axis in ((".lora_A.weight", "in_features", 1), (".lora_B.weight", "out_features", 0)):
-            if not key.endswith(half):
-                continue
-            module = modules.get(key.removeprefix("base_model.model.").removesuffix(half))
-            width = getattr(module, attribute, None)
-            if width is not None and width == shape[axis]:
-                continue
-            found = "no such module" if module is None else f"its {attribute} is {width}, not {shape[axis]}"
-            raise ConfigError(f"{adapter} was made for another base than {name}: {key.removesuffix(half)}: {found}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from vlmdata.errors import ConfigError
 
 __all__ = ["Reporter", "peak_memory"]
 
@@ -129,6 +132,10 @@ class Reporter(TrainerCallback):
         else:
             now = time.monotonic()
             entry |= {new: logs[old] for old, new in _NAMES.items() if old in logs}
+            if not math.isfinite(entry.get("loss", 0.0)):
+                self.close()
+                advice = "lower --learning-rate, or use --dtype bfloat16 or float32"
+                raise ConfigError(f"the loss is {entry['loss']} at step {state.global_step}: {advice}")
             tokens = self.trainer.tokens_seen
             entry["tokens_per_second"] = round((tokens - self._tokens) / max(now - self._clock, 1e-9), 1)
             entry["seconds"] = round(now - self._started, 2)

@@ -15,11 +15,12 @@ from typing import Any
 from vlmdata.atomic import sha256_file, write_json
 from vlmdata.errors import ConfigError, DependencyError, choices
 from vlmtrain import config as configs
+from vlmtrain.adapters import adapter_folder, read_run
 from vlmtrain.card import card
 from vlmtrain.config import Config
 from vlmtrain.data import Grouped, Opened, hold_out, open_data
 from vlmtrain.lengths import Fit, context_length, fit
-from vlmtrain.model import Loaded, load, quiet, read_run, save
+from vlmtrain.model import Loaded, load, quiet, save
 from vlmtrain.progress import Reporter, peak_memory
 from vlmtrain.runs import RunFolder, RunResult
 from vlmtrain.trl_seam import compact_lm_head
@@ -77,6 +78,8 @@ def begin(
         VlmError: anything that cannot work, before training starts.
     """
     config = configs.resolve(method, options, recipe=recipe, sets=sets)
+    if config.base.adapter and Path(config.base.adapter).resolve() == Path(out).resolve():
+        raise ConfigError(f"--out {out} is the adapter that is to be trained further: choose another folder")
     if config.training.eval_fraction and eval_data:
         raise ConfigError("--eval-data and --eval-fraction exclude each other")
     folder = RunFolder(out, overwrite=overwrite, resume=resume)
@@ -193,6 +196,7 @@ def arguments(job: Job) -> dict[str, Any]:
         "save_total_limit": t.keep_checkpoints,
         "logging_steps": t.logging_steps or max(1, min(10, total // 100)),
         "logging_first_step": True,
+        "logging_nan_inf_filter": False,
         "dataloader_num_workers": workers,
         "dataloader_pin_memory": not cpu,
         "remove_unused_columns": False,
@@ -329,7 +333,7 @@ def _recorded(config: Config) -> dict[str, Any]:
     if config.base.adapter is None:
         return flat
     before = read_run(config.base.adapter).get("config", {})
-    own = json.loads((Path(config.base.adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    own = json.loads((adapter_folder(config.base.adapter) / "adapter_config.json").read_text(encoding="utf-8"))
     flat |= {key: own.get(key) for key in ("lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "bias")}
     return {**flat, "lora_r": own.get("r"), "rslora": own.get("use_rslora"), "parts": before.get("parts")}
 
@@ -337,7 +341,8 @@ def _recorded(config: Config) -> dict[str, Any]:
 def _adapter_identity(adapter: str | None) -> dict[str, str] | None:
     if adapter is None:
         return None
-    return {"name": Path(adapter).resolve().name, "sha256": sha256_file(Path(adapter) / "adapter_model.safetensors")}
+    name = Path(adapter).resolve().name if Path(adapter).is_dir() else adapter
+    return {"name": name, "sha256": sha256_file(adapter_folder(adapter) / "adapter_model.safetensors")}
 
 
 def _announce(job: Job) -> None:

@@ -83,6 +83,26 @@ def test_a_processor_without_images_is_refused(base: Path, tmp_path: Path) -> No
         load(str(folder))
 
 
+def test_weights_that_lack_a_tensor_are_refused(base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "torn"
+    shutil.copytree(base, folder)
+    tensors = load_file(folder / "model.safetensors")
+    gone = next(key for key in tensors if "linear_1.weight" in key)
+    del tensors[gone]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MissingError, match="the weights of .*torn lack 1 tensors, the first is .*linear_1.weight"):
+        load(str(folder))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(MissingError, match="torn"):
+        load(str(folder))
+
+
+def test_an_adapter_on_the_hub_that_cannot_be_had(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(MissingError, match="no adapter folder nobody/nothing-at-all, and as a hub id it cannot be had"):
+        load(str(base), "nobody/nothing-at-all")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -216,6 +236,8 @@ def test_merge_writes_whole_folders_and_replaces_none(base: Path, run: Path, tmp
     (tmp_path / "notes" / "a.txt").write_text("")
     with pytest.raises(OutputExistsError, match="not a model folder"):
         merge(run, tmp_path / "notes", model=str(base), overwrite=True)
+    with pytest.raises(OutputExistsError, match="is the base itself"):
+        merge(run, base, model=str(base), overwrite=True)
     with pytest.raises(MissingError, match="no adapter folder"):
         merge(tmp_path / "nothing", tmp_path / "x")
     content = b"".join(path.read_bytes() for path in out.rglob("*.json"))

@@ -202,6 +202,8 @@ def test_training_goes_on_from_an_adapter(base: Path, data: Path, tmp_path: Path
     about = json.loads((tmp_path / "b" / "vlmtrain.json").read_text())
     assert about["adapter"]["name"] == "a"
     assert about["config"]["lora_r"] == 4, "what is recorded is what the adapter has"
+    with pytest.raises(ConfigError, match="is the adapter that is to be trained further"):
+        train(data, tmp_path / "a", model=str(base), adapter=str(tmp_path / "a"), overwrite=True, **QUICK)
     with pytest.raises(ConfigError, match="lora_r cannot change"):
         train(data, tmp_path / "c", model=str(base), adapter=str(tmp_path / "a"), lora_r=8, **QUICK)
 
@@ -231,6 +233,31 @@ def test_wrong_data_is_said_before_any_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="no folder"):
         train(tmp_path / "nothing", tmp_path / "run", **nowhere)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run(base: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the loss is (nan|inf) at step \d+: lower --learning-rate"):
+        train(data, tmp_path / "run", model=str(base), epochs=20, max_grad_norm=0, **{**QUICK, "learning_rate": 1e18})
+    assert not (tmp_path / "run" / "vlmtrain.json").exists()
+
+
+def test_text_rows_alone(bases: dict[str, Path], tmp_path: Path) -> None:
+    made = [rows.sample(str(i), [rows.user("Say yes."), rows.assistant("Yes." + "!" * i)], []) for i in range(9)]
+    data = rows.write(tmp_path / "data", made)
+    for name, base in bases.items():
+        result = train(data, tmp_path / name, model=str(base), epochs=3, **QUICK)
+        assert result.metrics["rows"]["image_tokens"] == 0 and result.metrics["steps"] == 6
+
+
+def test_words_of_all_scripts(bases: dict[str, Path]) -> None:
+    said = ["车辆序列号：VIN-7 ✅", "naïve 🙂🙂 façade", "שלום", "a\tb\n\nc"]
+    asked = [[rows.user(rows.PLACE, "é?"), rows.assistant(words)] for words in said]
+    made = [rows.sample(str(i), messages, [rows.picture("red")]) for i, messages in enumerate(asked)]
+    for base in bases.values():
+        loaded = load(str(base), device="cpu")
+        labels = Collator(loaded.processor, loaded.family)(made)["labels"]
+        decoded = [loaded.processor.tokenizer.decode(row[row >= 0]) for row in labels]
+        assert decoded == [words + "<|im_end|>" for words in said]
 
 
 def test_a_broken_image_is_named(base: Path, tmp_path: Path) -> None:
