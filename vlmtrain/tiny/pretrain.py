@@ -68,7 +68,7 @@ class Pupil(nn.Module):
 
     def look(self, pixels: torch.Tensor) -> torch.Tensor:
         """Image features `[B, 64, H]` of uint8 pictures `[B, 3, 64, 64]`."""
-        seen = self.model.model.vision_tower((pixels.float() / 255 - 0.5) / 0.5).last_hidden_state
+        seen: torch.Tensor = self.model.model.vision_tower((pixels.float() / 255 - 0.5) / 0.5).last_hidden_state
         return seen[:, 1:]
 
     def cell_loss(self, features: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
@@ -168,7 +168,8 @@ def _loop(
 ) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     rise = max(1, steps // 50)
-    started, sums = time.monotonic(), {}
+    started = time.monotonic()
+    sums: dict[str, float] = {}
     for step in range(steps):
         factor = min((step + 1) / rise, 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
