@@ -129,7 +129,7 @@ def decode(row: Mapping[str, Any]) -> list[Image.Image]:
                 width, height = (max(1, int(side * scale)) for side in picture.size)
                 picture = picture.resize((width, height), Image.Resampling.BICUBIC)
             images.append(picture)
-        except (OSError, SyntaxError, TypeError, ValueError) as error:
+        except (Image.DecompressionBombError, OSError, SyntaxError, TypeError, ValueError) as error:
             raise DataError(f"image {index} of row {row.get('id')!r} cannot be decoded: {error}") from error
     return images
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmdata.errors import ConfigError, MissingError, choices
+from vlmtrain.family import KINDS, PARTS
 
 __all__ = [
     "Adapter",
@@ -27,6 +28,7 @@ __all__ = [
     "Training",
     "keys",
     "load_recipe",
+    "parse_parts",
     "recipe_names",
     "recipe_text",
     "resolve",
@@ -252,7 +254,7 @@ def resolve(method: str, options: Mapping[str, Any], *, recipe: str | None = Non
     chosen = load_recipe(recipe) if recipe else None
     if chosen and chosen.method != method:
         raise ConfigError(f"recipe {chosen.name} is for vlmtrain {chosen.method}, not {method}")
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {k: str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
     extra = _parse_sets(sets, faults)
     faults += [f"{key} is given by its flag and by --set" for key in sorted(given.keys() & extra.keys())]
     explicit = {**(chosen.values if chosen else {}), **given, **extra}
@@ -262,6 +264,11 @@ def resolve(method: str, options: Mapping[str, Any], *, recipe: str | None = Non
             faults.append(f"unknown key {key!r}; valid: {choices(known)}")
             continue
         values[key] = _check(known[key], value, faults)
+    if isinstance(values.get("parts"), str):
+        try:
+            parse_parts(values["parts"])
+        except ConfigError as error:
+            faults.append(str(error))
     if values.get("adapter"):
         fixed = {item.name for item in dataclasses.fields(Adapter)} & (given.keys() | extra.keys())
         faults += [f"{key} cannot change: the adapter given has its own" for key in sorted(fixed)]
@@ -272,6 +279,21 @@ def resolve(method: str, options: Mapping[str, Any], *, recipe: str | None = Non
         for name, group in ({**_GROUPS, "preference": Preference} if method == "dpo" else _GROUPS).items()
     }
     return Config(method, **groups, recipe=chosen.name if chosen else None, given=frozenset(explicit))
+
+
+def parse_parts(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """``PART[,PART][:KIND[,KIND]]`` as parts and kinds; no kinds are all of them.
+
+    Raises:
+        ConfigError: a name is unknown, or there is no part.
+    """
+    left, _, right = text.partition(":")
+    parts = tuple(dict.fromkeys(word.strip() for word in left.split(",") if word.strip()))
+    kinds = tuple(dict.fromkeys(word.strip() for word in right.split(",") if word.strip())) or KINDS
+    if not parts or set(parts) - set(PARTS) or set(kinds) - set(KINDS):
+        valid = f"parts {', '.join(PARTS)}, kinds {', '.join(KINDS)}"
+        raise ConfigError(f"parts is {text!r}, expected PART[,PART]:KIND[,KIND], {valid}")
+    return parts, kinds
 
 
 def _parse_sets(sets: Iterable[str], faults: list[str]) -> dict[str, Any]:

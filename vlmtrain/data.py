@@ -141,11 +141,11 @@ def _read(files: list[str], kind: str) -> Dataset:
     missing = [name for name in columns if name not in schema.names]
     if missing:
         raise DataError(f"{files[0]} has no column {', '.join(missing)}: convert it again")
+    # Images stay encoded: they are decoded in the collator. Casting afterwards would copy them all.
+    known = Features.from_arrow_schema(schema)
+    features = Features({name: known[name] for name in columns} | {"images": List(Image(decode=False))})
     if sum(Path(file).stat().st_size for file in files) > IN_MEMORY_BYTES:
-        rows = Dataset.from_parquet(files, columns=columns)
-        return rows.cast_column("images", List(Image(decode=False)))
+        return Dataset.from_parquet(files, columns=columns, features=features)
     # Tables stay apart: joining their columns into one chunk could pass the 2 GiB of 32-bit offsets.
     table = pa.concat_tables([pq.read_table(file, columns=columns) for file in files])
-    features = Features.from_arrow_schema(table.schema)
-    features["images"] = List(Image(decode=False))
     return Dataset(table.cast(features.arrow_schema), info=DatasetInfo(features=features))

@@ -6,12 +6,14 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vlmdata.errors import ConfigError
@@ -54,9 +56,8 @@ class Reporter(TrainerCallback):
         self.console = Console(stderr=True, highlight=False)
         self.history: list[dict[str, Any]] = []
         self.trainer: Any = None
-        self._bar: Progress | None = None
+        self._bar: _Bar | None = None
         self._task: Any = None
-        self._info = ""
         self._clock = self._started = time.monotonic()
         self._first_step = self._tokens = 0
         self._printed = (0, 0.0)
@@ -74,24 +75,22 @@ class Reporter(TrainerCallback):
         """Start a bar; on a terminal only."""
         self.close()
         if self.show and self.console.is_terminal:
-            self._bar = Progress(
+            self._bar = _Bar(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=16),
+                BarColumn(bar_width=40),
                 TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-                TextColumn("{task.fields[info]}"),
                 TimeRemainingColumn(),
                 console=self.console,
                 transient=True,
             )
-            self._info = ""
-            self._task = self._bar.add_task(what, total=total, info="")
+            self._task = self._bar.add_task(what, total=total)
             self._bar.start()
 
     def advance(self, done: int, info: str | None = None) -> None:
         """Move the bar to ``done``."""
         if self._bar is not None:
-            self._info = self._info if info is None else info
-            self._bar.update(self._task, completed=done, info=self._info)
+            self._bar.info = self._bar.info if info is None else info
+            self._bar.update(self._task, completed=done)
 
     def close(self) -> None:
         """Take the bar away."""
@@ -152,9 +151,9 @@ class Reporter(TrainerCallback):
         self.close()
 
     def _print(self, entry: dict[str, Any], state: TrainerState) -> None:
-        shown = _describe(entry)
+        memory = f"{peak_memory() / 2**30:.1f} GiB"
         if self._bar is not None and "eval_loss" not in entry:
-            self.advance(state.global_step, shown)
+            self.advance(state.global_step, f"{_describe(entry)}  peak {memory}")
             return
         step, when = self._printed
         now = time.monotonic()
@@ -165,9 +164,22 @@ class Reporter(TrainerCallback):
         left = ""
         if "eval_loss" not in entry and state.global_step > self._first_step:
             pace = (now - self._started) / (state.global_step - self._first_step)
-            left = f"  ETA {_clock(pace * (state.max_steps - state.global_step))}"
-        memory = f"  peak {peak_memory() / 2**30:.1f} GiB" if left else ""
-        self.say(f"step {state.global_step}/{state.max_steps}  {shown}{memory}{left}")
+            left = f"  {memory}  ETA {_clock(pace * (state.max_steps - state.global_step))}"
+        if "reward_margin" in entry:
+            # Everything does not fit into 80 columns.
+            entry = {key: value for key, value in entry.items() if key != "tokens_per_second"}
+        self.say(f"step {state.global_step}/{state.max_steps}  {_describe(entry)}{left}")
+
+
+class _Bar(Progress):
+    """A bar with the latest figures on a line below it."""
+
+    info = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.info:
+            yield Text(self.info, no_wrap=True, overflow="ellipsis")
 
 
 def _describe(entry: dict[str, Any]) -> str:
@@ -176,13 +188,13 @@ def _describe(entry: dict[str, Any]) -> str:
         ("loss", "loss {:.3f}"),
         ("eval_loss", "eval loss {:.3f}"),
         ("reward_accuracy", "acc {:.2f}"),
-        ("reward_margin", "margin {:.3f}"),
+        ("reward_margin", "margin {:.2f}"),
         ("eval_reward_accuracy", "eval acc {:.2f}"),
         ("eval_token_accuracy", "eval token acc {:.2f}"),
         ("learning_rate", "lr {:.1e}"),
         ("tokens_per_second", "{:,.0f} tok/s"),
     )
-    return "  ".join(form.format(entry[key]) for key, form in forms if key in entry)
+    return "  ".join(form.format(entry[key]).replace("e-0", "e-") for key, form in forms if key in entry)
 
 
 def _clock(seconds: float) -> str:

@@ -149,5 +149,6 @@ def _compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if faults:
         raise ConfigError(f"--resume needs the settings the run was started with: {'; '.join(faults)}")
     for key in ("data", "eval_data"):
-        if before.get(key) != now.get(key):
+        old, new = ([entry["manifest_sha256"] for entry in side.get(key, [])] for side in (before, now))
+        if old != new:
             raise DataError(f"--resume needs the data the run was started with: the {key} of this run has changed")

@@ -291,7 +291,7 @@ def _lora(config: Config, loaded: Loaded) -> Any:
     if lora.target_modules:
         targets: Any = "all-linear" if "all-linear" in lora.target_modules else list(lora.target_modules)
     else:
-        targets = loaded.family.target_regex(*_parts(lora.parts))
+        targets = loaded.family.target_regex(*configs.parse_parts(lora.parts))
     return LoraConfig(
         r=lora.lora_r,
         lora_alpha=int(lora.lora_alpha) if lora.lora_alpha == int(lora.lora_alpha) else lora.lora_alpha,
@@ -302,21 +302,6 @@ def _lora(config: Config, loaded: Loaded) -> Any:
         use_rslora=lora.rslora,
         base_model_name_or_path=loaded.base,
     )
-
-
-def _parts(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    from vlmtrain.family import KINDS as LAYERS
-    from vlmtrain.family import PARTS
-
-    parts, _, kinds = text.partition(":")
-    chosen = tuple(dict.fromkeys(word.strip() for word in parts.split(",") if word.strip()))
-    layers = tuple(dict.fromkeys(word.strip() for word in kinds.split(",") if word.strip())) or LAYERS
-    wrong = [word for word in chosen if word not in PARTS] + [word for word in layers if word not in LAYERS]
-    if wrong or not chosen:
-        raise ConfigError(
-            f"--parts {text!r}: expected PART[,PART]:KIND[,KIND], parts {', '.join(PARTS)}, kinds {', '.join(LAYERS)}"
-        )
-    return chosen, layers
 
 
 def _check_optimizer(config: Config) -> None:

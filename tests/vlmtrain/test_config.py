@@ -6,7 +6,7 @@ import pytest
 
 from vlmdata.errors import ConfigError, MissingError
 from vlmtrain import config as configs
-from vlmtrain.config import load_recipe, recipe_names, resolve
+from vlmtrain.config import load_recipe, parse_parts, recipe_names, resolve
 
 
 def test_defaults_are_complete() -> None:
@@ -44,6 +44,18 @@ def test_values_of_set(text: str, key: str, value: object) -> None:
     config = resolve("dpo", {}, sets=[text])
     found = next(getattr(group, key) for group in config.groups() if hasattr(group, key))
     assert found == value and type(found) is type(value)
+
+
+def test_parts() -> None:
+    assert parse_parts("language") == (("language",), ("attention", "mlp"))
+    assert parse_parts("vision, projector:mlp,mlp") == (("vision", "projector"), ("mlp",))
+    for wrong in ("", ":mlp", "eyes", "vision:ears", "vision;language"):
+        with pytest.raises(ConfigError, match=r"expected PART\[,PART\]:KIND\[,KIND\], parts vision, projector, lang"):
+            parse_parts(wrong)
+
+
+def test_paths_are_texts() -> None:
+    assert resolve("sft", {"model": Path("models/a")}).base.model == "models/a"
 
 
 def test_all_faults_at_once_in_one_line() -> None:

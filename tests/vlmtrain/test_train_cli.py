@@ -53,7 +53,7 @@ def test_sft_dpo_merge(base: Path, colours: Path, preferences: Path, tmp_path: P
     [
         (["--model", "BASE", "--epochs", "0", "--set", "speed=1"], "2 faults: epochs is 0.0, expected at least 0.001"),
         (["--model", "BASE", "--set", "lora_r=4", "--lora-r", "8"], "lora_r is given by its flag and by --set"),
-        (["--model", "BASE", "--parts", "eyes:mlp"], "--parts 'eyes:mlp': expected PART[,PART]:KIND[,KIND], parts"),
+        (["--model", "BASE", "--parts", "eyes:mlp"], "parts is 'eyes:mlp', expected PART[,PART]:KIND[,KIND], parts"),
         (["--model", "BASE", "--parts", "projector:attention"], "the projector of this model has no attention layers"),
         (["--model", "BASE", "--quantize", "3bit"], "quantize is '3bit'; valid: none, 8bit, 4bit"),
         (["--model", "BASE", "--recipe", "fly"], "no recipe 'fly': expected a YAML file or one of "),
