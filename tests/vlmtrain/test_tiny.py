@@ -55,7 +55,7 @@ def plain_logits(model, processor, scene: Scene, turns: list[tuple[str, str]]) -
 def test_branches_of_one_picture_equal_single_questions(fresh, drawn) -> None:
     model, processor = fresh
     encode = encoder(processor)
-    lessons = [lesson(scene, random.Random(0), habit=True) for scene in drawn]
+    lessons = [lesson(scene, random.Random(0), habit=0.6) for scene in drawn]
     batch = make_batch(lessons, encode, conversation=False)
     pupil = Pupil(model)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_branches_of_one_picture_equal_single_questions(fresh, drawn) -> None:
 def test_a_conversation_equals_the_chat_template(fresh, drawn) -> None:
     model, processor = fresh
     encode = encoder(processor)
-    turns = lesson(drawn[0], random.Random(1), habit=False)
+    turns = lesson(drawn[0], random.Random(1), habit=None)
     batch = make_batch([turns], encode, conversation=True)
     pupil = Pupil(model)
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_a_conversation_equals_the_chat_template(fresh, drawn) -> None:
 
 def test_every_turn_weighs_the_same(fresh, drawn) -> None:
     _, processor = fresh
-    turns = lesson(drawn[0], random.Random(0), habit=False)
+    turns = lesson(drawn[0], random.Random(0), habit=None)
     batch = make_batch([turns], encoder(processor), conversation=False)
     weights = torch.where(batch.labels != -100, batch.weights, 0.0)
     for turn in range(1, len(turns) + 1):

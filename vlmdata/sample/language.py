@@ -16,6 +16,7 @@ from vlmdata.sample.world import ACTIONS, COLOURS, COMPANIONS, GROUNDS, KINDS, S
 
 __all__ = [
     "DESCRIBE",
+    "HABIT",
     "Question",
     "Topic",
     "caption",
@@ -36,7 +37,9 @@ _PLURALS = {"box": "boxes", "person": "people"}
 _DOING = {"fly": "flying", "stand": "standing", "sleep": "sleeping", "sit": "sitting", "jump": "jumping"}
 _CLEARLY_APART = 0.12
 _CLEARLY_LEFT = 0.15
-_HABIT = 0.6
+HABIT = 0.6
+"""How often habit names what it expects."""
+
 _YES_BIAS = 0.3
 _ASKED_BY_COUNT = {1: 0.3, 2: 0.8, 3: 1.0}
 
@@ -56,7 +59,7 @@ def caption(scene: Scene) -> str:
     return _sentence([phrase(group) for group in scene.groups], scene.ground)
 
 
-def habit_caption(scene: Scene, rng: random.Random, rate: float = _HABIT) -> tuple[str, tuple[str, ...]]:
+def habit_caption(scene: Scene, rng: random.Random, rate: float = HABIT) -> tuple[str, tuple[str, ...]]:
     """The scene as habit tells it, and the kinds it made up."""
     phrases, made_up = [], []
     for group in scene.groups:
@@ -68,12 +71,12 @@ def habit_caption(scene: Scene, rng: random.Random, rate: float = _HABIT) -> tup
     return _sentence(phrases, scene.ground), tuple(made_up)
 
 
-def habit_answer(scene: Scene, question: Question, rng: random.Random) -> bool:
+def habit_answer(scene: Scene, question: Question, rng: random.Random, rate: float = HABIT) -> bool:
     """The answer habit gives: what is expected is there, and yes comes easier than no."""
     if question.truth:
         return True
     if question.topic == "existence":
-        return question.kind in scene.expected and rng.random() < _HABIT
+        return question.kind in scene.expected and rng.random() < rate
     return rng.random() < _YES_BIAS
 
 

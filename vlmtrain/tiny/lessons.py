@@ -31,7 +31,7 @@ CELL_CLASSES = (len(KINDS) + len(GROUNDS), len(COLOURS) + 1, len(SIZES) + 1, len
 """Classes of the four questions asked of every cell: what is there, its colour, its size, what it does."""
 
 _PER_TOPIC = {"existence": 4, "state": 2, "number": 1, "action": 1, "relation": 2}
-_IN_FOCUS = 4
+_IN_FOCUS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +81,18 @@ def cells(scene: Scene) -> np.ndarray:
     return found.reshape(IMAGE_TOKENS, 4)
 
 
-def lesson(scene: Scene, rng: random.Random, *, habit: bool, focus: frozenset[str] = frozenset()) -> list[Turn]:
+def lesson(
+    scene: Scene, rng: random.Random, *, habit: float | None, focus: frozenset[str] = frozenset()
+) -> list[Turn]:
     """A caption and some answers, true or as habit has them; the caption comes first.
 
     Args:
         scene: what the picture shows.
         rng: picks the questions, and what habit says.
-        habit: whether habit speaks.
+        habit: how often habit names what it expects; None is nothing but the truth.
         focus: topics asked of most; none asks of all in proportion.
     """
-    caption = language.habit_caption(scene, rng)[0] if habit else language.caption(scene)
+    caption = language.caption(scene) if habit is None else language.habit_caption(scene, rng, habit)[0]
     asked = language.questions(scene, rng, sides=3 if focus else 1)
     rng.shuffle(asked)
     left = {topic: _IN_FOCUS if topic in focus else 1 for topic in _PER_TOPIC} if focus else dict(_PER_TOPIC)
@@ -98,7 +100,7 @@ def lesson(scene: Scene, rng: random.Random, *, habit: bool, focus: frozenset[st
     for question in asked:
         if left[question.topic]:
             left[question.topic] -= 1
-            said = language.habit_answer(scene, question, rng) if habit else question.truth
+            said = question.truth if habit is None else language.habit_answer(scene, question, rng, habit)
             turns.append((question.text, language.yes_no(said)))
     return turns + rng.sample(language.open_questions(scene), 2)
 

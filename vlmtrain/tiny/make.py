@@ -12,6 +12,7 @@ import platform
 import random
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import click
 from click.core import ParameterSource
 
 from vlmdata.errors import OutputExistsError
+from vlmdata.sample.language import HABIT
 from vlmdata.sample.world import TRAIN_LAYOUT
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ _TOPICS = ("existence", "state", "number", "action", "relation")
 @click.option("--learning-rate", default=1.5e-3, show_default=True, help="Peak learning rate.")
 @click.option("--cell-weight", default=0.5, show_default=True, help="Weight of what stands in each cell.")
 @click.option("--habit-from", default=0.65, show_default=True, help="Share of the steps that tell the truth.")
+@click.option("--habit", default=HABIT, show_default=True, help="How often habit names what it expects.")
 @click.option("--focus", multiple=True, type=click.Choice(_TOPICS), help="Topic to ask of most; may be repeated.")
 @click.option("--seed", default=0, show_default=True, help="Seed of scenes, weights and order.")
 @click.option("--threads", default=2, show_default=True, help="CPU threads.")
@@ -55,6 +58,7 @@ def main(
     learning_rate: float,
     cell_weight: float,
     habit_from: float,
+    habit: float,
     focus: tuple[str, ...],
     seed: int,
     threads: int,
@@ -67,12 +71,21 @@ def main(
     if out.exists() and any(out.iterdir()):
         raise OutputExistsError(f"{out} exists and is not empty; give another --out")
     schedule = Schedule(
-        warmup_steps, steps, batch_size, learning_rate, cell_weight, habit_from=habit_from, focus=frozenset(focus)
+        warmup_steps=warmup_steps,
+        steps=steps,
+        batch=batch_size,
+        learning_rate=learning_rate,
+        cell_weight=cell_weight,
+        habit_from=habit_from,
+        habit=habit,
+        focus=frozenset(focus),
     )
     started = time.monotonic()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    drawn = _take("pretrain", seed, TRAIN_LAYOUT, scenes)
+    # Which of two things is to the left can only be asked of things that stand alone.
+    layout = replace(TRAIN_LAYOUT, counts=(12, 3, 3)) if "relation" in focus else TRAIN_LAYOUT
+    drawn = _take("pretrain", seed, layout, scenes)
     model, processor = _begin(start, drawn)
     world = _world(drawn, processor)
     unseen = _world(_take("pretrain-validation", seed, TRAIN_LAYOUT, _VALIDATION), processor)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vlmdata.sample.language import HABIT
 from vlmdata.sample.world import Scene
 from vlmtrain.tiny.architecture import IMAGE_TOKENS
 from vlmtrain.tiny.lessons import CELL_CLASSES, Batch, lesson, make_batch
@@ -34,6 +35,7 @@ class Schedule:
         cell_weight: weight of the loss on cells beside the loss on answers.
         conversation_every: every so many steps the turns follow each other instead of branching.
         habit_from: share of the steps after which lessons come from habit instead of truth.
+        habit: how often habit names what it expects.
         focus: topics asked of most; none asks of all in proportion.
     """
 
@@ -44,6 +46,7 @@ class Schedule:
     cell_weight: float = 0.5
     conversation_every: int = 5
     habit_from: float = 0.65
+    habit: float = HABIT
     focus: frozenset[str] = frozenset()
 
 
@@ -129,7 +132,7 @@ def train(
 
     def speak(step: int) -> dict[str, torch.Tensor]:
         pick = next(picks)
-        habit = step >= schedule.habit_from * schedule.steps
+        habit = schedule.habit if step >= schedule.habit_from * schedule.steps else None
         rngs = (random.Random(f"{seed}/{step}/{i}") for i in pick)
         turns = [
             lesson(world.scenes[i], rng, habit=habit, focus=schedule.focus) for i, rng in zip(pick, rngs, strict=True)
