@@ -61,16 +61,17 @@ def ids(tok: tf.PreTrainedTokenizerFast) -> dict[str, int]:
     }
 
 
-def llava(width: int = WIDTH):
+def llava(width: int = WIDTH, tied: bool = False):
     tok = tokenizer(named={"image_token": "<image>"})
     clip = {"model_type": "clip_vision_model", **VISION, "hidden_size": width, "image_size": 28, "patch_size": 14}
     config = tf.LlavaConfig(
         vision_config=clip,
-        text_config={"model_type": "llama", **LANGUAGE, **ids(tok), "hidden_size": width},
+        text_config={"model_type": "llama", **LANGUAGE, **ids(tok), "hidden_size": width, "tie_word_embeddings": tied},
         image_token_index=tok.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         image_seq_length=4,
+        tie_word_embeddings=tied,
     )
     processor = tf.LlavaProcessor(
         image_processor=tf.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),

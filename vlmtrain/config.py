@@ -272,6 +272,8 @@ def resolve(method: str, options: Mapping[str, Any], *, recipe: str | None = Non
     if values.get("adapter"):
         fixed = {item.name for item in dataclasses.fields(Adapter)} & (given.keys() | extra.keys())
         faults += [f"{key} cannot change: the adapter given has its own" for key in sorted(fixed)]
+    if method == "dpo" and not faults:
+        _check_losses(values, faults)
     if faults:
         raise ConfigError(f"{len(faults)} faults: " + "; ".join(faults) if len(faults) > 1 else faults[0])
     groups = {
@@ -279,6 +281,16 @@ def resolve(method: str, options: Mapping[str, Any], *, recipe: str | None = Non
         for name, group in ({**_GROUPS, "preference": Preference} if method == "dpo" else _GROUPS).items()
     }
     return Config(method, **groups, recipe=chosen.name if chosen else None, given=frozenset(explicit))
+
+
+def _check_losses(values: Mapping[str, Any], faults: list[str]) -> None:
+    losses, weights = values.get("loss_type", ("sigmoid",)), values.get("loss_weights", ())
+    if not losses:
+        faults.append(f"loss_type is empty; valid: {', '.join(LOSSES)}")
+    if weights and len(weights) != len(losses):
+        faults.append(f"loss_weights has {len(weights)} numbers for {len(losses)} losses")
+    if "exo_pair" in losses and not values.get("label_smoothing"):
+        faults.append("loss_type exo_pair needs label_smoothing above 0, its paper takes 0.001")
 
 
 def parse_parts(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

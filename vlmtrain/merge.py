@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from vlmdata.errors import ConfigError, OutputExistsError
 from vlmtrain.adapters import read_run
@@ -59,6 +60,7 @@ def merge(
     with quiet():
         merged = loaded.model.merge_and_unload(safe_merge=True)
         merged.config._name_or_path = ""
+        _untie(merged)
         # Written beside and moved: a folder that is there is a whole model.
         partial = out.with_name(out.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -67,3 +69,11 @@ def merge(
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return out
+
+
+def _untie(model: Any) -> None:
+    """A head that was trained in full is not the embedding any more; a tied config would drop it when saved."""
+    head, words = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is not words.weight:
+        for config in (model.config, model.config.get_text_config()):
+            config.tie_word_embeddings = False

@@ -85,17 +85,18 @@ class RunFolder:
         metrics = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
         return RunResult(self.path, metrics, run["config"])
 
-    def start(self, identity: Mapping[str, Any]) -> Path | None:
+    def start(self, identity: Mapping[str, Any], threads: int) -> Path | None:
         """Begin, or go on; gives the checkpoint to go on from.
 
         Args:
             identity: what the run is: configuration, base hash, data.
+            threads: how many this process computes with; see :meth:`threads`.
 
         Raises:
             ConfigError: ``--resume`` with something else than the run was started with.
         """
         note = self.checkpoints / "run.json"
-        plain = json.loads(json.dumps(identity))
+        plain = json.loads(json.dumps({**identity, "threads": threads}))
         if self.resume and note.is_file():
             _compare(json.loads(note.read_text(encoding="utf-8")), plain)
             last = self._last_checkpoint()
@@ -110,6 +111,10 @@ class RunFolder:
         write_json(note, plain)
         self._cut_log(None)
         return None
+
+    def threads(self) -> int:
+        """How many threads the run was started with."""
+        return int(json.loads((self.checkpoints / "run.json").read_text(encoding="utf-8"))["threads"])
 
     def _last_checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole: the trainer writes its state last."""

@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vlmdata.atomic import sha256_file, write_json
 from vlmdata.errors import ConfigError, DependencyError, choices
 from vlmtrain import config as configs
@@ -118,7 +120,9 @@ def begin(
         "data": opened.origin,
         "eval_data": opened_eval.origin if opened_eval else [],
     }
-    checkpoint = folder.start(identity)
+    checkpoint = folder.start(identity, torch.get_num_threads())
+    # Sums come out bit by bit the same with the same number of threads only.
+    torch.set_num_threads(folder.threads())
     dropped = [{"id": row, "reason": why, "detail": what} for fit in fitted for row, why, what in fit.dropped]
     if dropped:
         write_json(folder.path / "dropped.json", dropped)
@@ -288,6 +292,10 @@ def _lora(config: Config, loaded: Loaded) -> Any:
             if wanted != "all-linear" and not any(name == wanted or name.endswith("." + wanted) for name in names):
                 linear = {n.rpartition(".")[2] for n, m in loaded.model.named_modules() if hasattr(m, "in_features")}
                 raise ConfigError(f"{key}: no module named {wanted!r}; linear layers: {choices(linear & leaves)}")
+    head = loaded.model.get_output_embeddings()
+    own = {name.rpartition(".")[2] for name, module in loaded.model.named_modules() if module is head}
+    if own & set(lora.target_modules):
+        raise ConfigError(f"target_modules: {choices(own)} is the LM head, which takes no LoRA; use modules_to_save")
     if lora.target_modules:
         targets: Any = "all-linear" if "all-linear" in lora.target_modules else list(lora.target_modules)
     else:
@@ -348,6 +356,4 @@ def _figures(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _device_name(device: str) -> str:
-    import torch
-
     return torch.cuda.get_device_name(0) if device == "cuda" else "cpu"

@@ -37,7 +37,7 @@ def test_flag_beats_recipe_beats_default(tmp_path: Path) -> None:
         ("target_modules=q_proj,v_proj", "target_modules", ("q_proj", "v_proj")),
         ("target_modules=all-linear", "target_modules", ("all-linear",)),
         ("parts=vision:mlp", "parts", "vision:mlp"),
-        ("loss_weights=[1, 0.5]", "loss_weights", (1.0, 0.5)),
+        ("loss_weights=[2]", "loss_weights", (2.0,)),
     ],
 )
 def test_values_of_set(text: str, key: str, value: object) -> None:
@@ -87,6 +87,9 @@ def test_all_faults_at_once_in_one_line() -> None:
         (["model=3"], "expected a text"),
         (["on_long=cut"], "valid: shrink, drop, fail"),
         (["loss_type=[sigmoid, magic]"], "loss_type is 'magic'; valid: sigmoid, hinge"),
+        (["loss_weights=[1,2]"], "loss_weights has 2 numbers for 1 losses"),
+        (["loss_type=[]"], "loss_type is empty; valid: sigmoid"),
+        (["loss_type=exo_pair"], "loss_type exo_pair needs label_smoothing above 0"),
         (["epochs=null"], "epochs is None, expected a number"),
         (["batch_size=1e400"], "expected a whole number"),
     ],

@@ -224,6 +224,19 @@ def test_quantized_training(bits: str, tmp_path: Path) -> None:
     assert loss(merged) < loss(load(str(base), device="cpu"))
 
 
+def test_a_tied_head_that_was_trained_is_merged_untied(tmp_path: Path) -> None:
+    base = tiny_models.make("llava", tmp_path / "base", tied=True)
+    data = rows.write(tmp_path / "data", rows.colours(8))
+    options = {"modules_to_save": "lm_head", "max_steps": 3, "learning_rate": 1e-2, "progress": False}
+    run = train(data, tmp_path / "run", model=str(base), **options).out
+    tuned = load(str(base), run, device="cpu")
+    merged = load(str(merge(run, tmp_path / "merged", model=str(base))), device="cpu")
+    head, words = merged.model.get_output_embeddings().weight, merged.model.get_input_embeddings().weight
+    assert not torch.equal(head, words)
+    assert loss(merged) == pytest.approx(loss(tuned), rel=1e-5)
+    assert loss(merged) < loss(load(str(base), device="cpu"))
+
+
 def test_merge_writes_whole_folders_and_replaces_none(base: Path, run: Path, tmp_path: Path) -> None:
     out = merge(run, tmp_path / "merged", model=str(base), dtype="bfloat16")
     assert load(str(out), device="cpu").model.dtype == torch.bfloat16

@@ -106,11 +106,12 @@ def trainer_of(method: str) -> Any:
     return {"sft": sft.train, "dpo": dpo.train}[method]
 
 
-def test_killed_and_resumed_is_undisturbed(killed: Killed, tmp_path: Path) -> None:
-    """From the last whole checkpoint, and from the beginning where there is none."""
+def test_killed_and_resumed_is_undisturbed(killed: Killed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the last whole checkpoint, and from the beginning where there is none; threads are as they were."""
     method, data, left, options = killed
     train = trainer_of(method)
     whole = train(data, tmp_path / "whole", **options)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
     for name, step in (("cut", 4), ("early", None)):
         shutil.copytree(left, tmp_path / name)
         if step is None:

@@ -218,6 +218,8 @@ def test_target_modules_bias_and_saved_modules(base: Path, data: Path, tmp_path:
     assert ours.model.peft_config["default"].use_rslora
     with pytest.raises(ConfigError, match="no module named 'query'; linear layers: .*q_proj"):
         train(data, tmp_path / "no", model=str(base), target_modules="query,value", **QUICK)
+    with pytest.raises(ConfigError, match="target_modules: lm_head is the LM head, which takes no LoRA"):
+        train(data, tmp_path / "no", model=str(base), target_modules="q_proj,lm_head", **QUICK)
     train(data, tmp_path / "all", model=str(base), max_steps=1, target_modules="all-linear", **QUICK)
     assert not [key for key in weights(tmp_path / "all") if "lm_head" in key]
 
