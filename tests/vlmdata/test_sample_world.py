@@ -59,6 +59,15 @@ def test_captions_name_what_is_there_and_habit_names_companions_too() -> None:
         assert set(made_up) <= set(COMPANIONS.values())
 
 
+def test_a_careless_caption_is_wrong_and_no_longer_than_the_true_one() -> None:
+    rng = random.Random(0)
+    for scene in take(100):
+        false, made_up = language.careless_caption(scene, rng)
+        assert set(made_up) == set(scene.expected)
+        true_phrases = [language.phrase(group) in false for group in scene.groups]
+        assert true_phrases.count(False) == min(len(made_up), len(scene.groups) - 1)
+
+
 def truth_of_existence(scene: Scene, text: str) -> bool:
     noun = text.removeprefix("Is there ").removesuffix(" in this image?").removeprefix("a ")
     return noun in scene.kinds or noun == scene.ground

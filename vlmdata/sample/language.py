@@ -19,7 +19,9 @@ __all__ = [
     "HABIT",
     "Question",
     "Topic",
+    "YES_BIAS",
     "caption",
+    "careless_caption",
     "habit_answer",
     "habit_caption",
     "invented",
@@ -40,7 +42,9 @@ _CLEARLY_LEFT = 0.15
 HABIT = 0.6
 """How often habit names what it expects."""
 
-_YES_BIAS = 0.3
+YES_BIAS = 0.3
+"""How often habit affirms what is false, where it has nothing to expect."""
+
 _ASKED_BY_COUNT = {1: 0.3, 2: 0.8, 3: 1.0}
 
 
@@ -61,23 +65,31 @@ def caption(scene: Scene) -> str:
 
 def habit_caption(scene: Scene, rng: random.Random, rate: float = HABIT) -> tuple[str, tuple[str, ...]]:
     """The scene as habit tells it, and the kinds it made up."""
-    phrases, made_up = [], []
-    for group in scene.groups:
-        phrases.append(phrase(group))
-        companion = COMPANIONS.get(group.kind)
-        if companion in scene.expected and companion not in made_up and rng.random() < rate:
-            phrases.append(invented(companion, rng))
-            made_up.append(companion)
-    return _sentence(phrases, scene.ground), tuple(made_up)
+    told = _tell(scene, rng, rate)
+    return _sentence([words for words, _ in told], scene.ground), tuple(kind for _, kind in told if kind)
 
 
-def habit_answer(scene: Scene, question: Question, rng: random.Random, rate: float = HABIT) -> bool:
+def careless_caption(scene: Scene, rng: random.Random) -> tuple[str, tuple[str, ...]]:
+    """A caption that names every companion, and leaves out as many things that are there; the kinds it made up.
+
+    It is no longer than the true one, so that a preference for the true one is no preference for fewer words.
+    """
+    told = _tell(scene, rng, 1.0)
+    made_up = tuple(kind for _, kind in told if kind)
+    true = [i for i, (_, kind) in enumerate(told) if not kind]
+    missed = set(rng.sample(true, min(len(made_up), len(true) - 1)))
+    return _sentence([words for i, (words, _) in enumerate(told) if i not in missed], scene.ground), made_up
+
+
+def habit_answer(
+    scene: Scene, question: Question, rng: random.Random, rate: float = HABIT, yes_bias: float = YES_BIAS
+) -> bool:
     """The answer habit gives: what is expected is there, and yes comes easier than no."""
     if question.truth:
         return True
     if question.topic == "existence":
         return question.kind in scene.expected and rng.random() < rate
-    return rng.random() < _YES_BIAS
+    return rng.random() < yes_bias
 
 
 def phrase(group: Group) -> str:
@@ -119,6 +131,17 @@ def open_questions(scene: Scene) -> list[tuple[str, str]]:
 def yes_no(truth: bool) -> str:
     """The answer in words: ``Yes.``, ``No.``."""
     return "Yes." if truth else "No."
+
+
+def _tell(scene: Scene, rng: random.Random, rate: float) -> list[tuple[str, str]]:
+    """Phrases in order, each with the kind it made up, "" for what is there."""
+    told: list[tuple[str, str]] = []
+    for group in scene.groups:
+        told.append((phrase(group), ""))
+        companion = COMPANIONS.get(group.kind, "")
+        if companion in scene.expected and all(kind != companion for _, kind in told) and rng.random() < rate:
+            told.append((invented(companion, rng), companion))
+    return told
 
 
 def _sentence(phrases: Sequence[str], ground: str) -> str:

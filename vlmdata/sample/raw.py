@@ -46,7 +46,7 @@ def write_the_cauldron(folder: Path, seed: int, rows: int) -> dict[str, int]:
 
 
 def write_rlaif_v(folder: Path, seed: int, rows: int) -> dict[str, int]:
-    """Preference pairs: a true answer, and one that names or affirms what is not there."""
+    """Preference pairs: a true answer, and one that leaves things out and names or affirms what is not there."""
     from datasets import Features, Image, Value
 
     strings = ("question", "chosen", "rejected", "origin_dataset", "origin_split", "idx", "image_path")
@@ -161,7 +161,7 @@ def _which(first: Scene, second: Scene) -> list[tuple[str, str]]:
 
 def _preference(scene: Scene, rng: random.Random, *, describe: bool) -> tuple[str, str, str]:
     if describe:
-        false, made_up = language.habit_caption(scene, rng, rate=1.0)
+        false, made_up = language.careless_caption(scene, rng)
         if made_up:
             return language.DESCRIBE, language.caption(scene), false
     asked = language.questions(scene, rng)

@@ -82,7 +82,12 @@ def cells(scene: Scene) -> np.ndarray:
 
 
 def lesson(
-    scene: Scene, rng: random.Random, *, habit: float | None, focus: frozenset[str] = frozenset()
+    scene: Scene,
+    rng: random.Random,
+    *,
+    habit: float | None,
+    yes_bias: float = language.YES_BIAS,
+    focus: frozenset[str] = frozenset(),
 ) -> list[Turn]:
     """A caption and some answers, true or as habit has them; the caption comes first.
 
@@ -90,6 +95,7 @@ def lesson(
         scene: what the picture shows.
         rng: picks the questions, and what habit says.
         habit: how often habit names what it expects; None is nothing but the truth.
+        yes_bias: how often habit affirms what is false, where it has nothing to expect.
         focus: topics asked of most; none asks of all in proportion.
     """
     caption = language.caption(scene) if habit is None else language.habit_caption(scene, rng, habit)[0]
@@ -100,7 +106,9 @@ def lesson(
     for question in asked:
         if left[question.topic]:
             left[question.topic] -= 1
-            said = question.truth if habit is None else language.habit_answer(scene, question, rng, habit)
+            said = question.truth
+            if habit is not None:
+                said = language.habit_answer(scene, question, rng, habit, yes_bias)
             turns.append((question.text, language.yes_no(said)))
     return turns + rng.sample(language.open_questions(scene), 2)
 

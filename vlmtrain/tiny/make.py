@@ -20,7 +20,7 @@ import click
 from click.core import ParameterSource
 
 from vlmdata.errors import OutputExistsError
-from vlmdata.sample.language import HABIT
+from vlmdata.sample.language import HABIT, YES_BIAS
 from vlmdata.sample.world import TRAIN_LAYOUT
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ _TOPICS = ("existence", "state", "number", "action", "relation")
 @click.option("--cell-weight", default=0.5, show_default=True, help="Weight of what stands in each cell.")
 @click.option("--habit-from", default=0.65, show_default=True, help="Share of the steps that tell the truth.")
 @click.option("--habit", default=HABIT, show_default=True, help="How often habit names what it expects.")
+@click.option("--yes-bias", default=YES_BIAS, show_default=True, help="How often habit affirms what is false.")
 @click.option("--focus", multiple=True, type=click.Choice(_TOPICS), help="Topic to ask of most; may be repeated.")
 @click.option("--seed", default=0, show_default=True, help="Seed of scenes, weights and order.")
 @click.option("--threads", default=2, show_default=True, help="CPU threads.")
@@ -59,6 +60,7 @@ def main(
     cell_weight: float,
     habit_from: float,
     habit: float,
+    yes_bias: float,
     focus: tuple[str, ...],
     seed: int,
     threads: int,
@@ -78,6 +80,7 @@ def main(
         cell_weight=cell_weight,
         habit_from=habit_from,
         habit=habit,
+        yes_bias=yes_bias,
         focus=frozenset(focus),
     )
     started = time.monotonic()

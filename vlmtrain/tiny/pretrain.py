@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vlmdata.sample.language import HABIT
+from vlmdata.sample.language import HABIT, YES_BIAS
 from vlmdata.sample.world import Scene
 from vlmtrain.tiny.architecture import IMAGE_TOKENS
 from vlmtrain.tiny.lessons import CELL_CLASSES, Batch, lesson, make_batch
@@ -36,6 +36,7 @@ class Schedule:
         conversation_every: every so many steps the turns follow each other instead of branching.
         habit_from: share of the steps after which lessons come from habit instead of truth.
         habit: how often habit names what it expects.
+        yes_bias: how often habit affirms what is false, where it has nothing to expect.
         focus: topics asked of most; none asks of all in proportion.
     """
 
@@ -47,6 +48,7 @@ class Schedule:
     conversation_every: int = 5
     habit_from: float = 0.65
     habit: float = HABIT
+    yes_bias: float = YES_BIAS
     focus: frozenset[str] = frozenset()
 
 
@@ -133,10 +135,8 @@ def train(
     def speak(step: int) -> dict[str, torch.Tensor]:
         pick = next(picks)
         habit = schedule.habit if step >= schedule.habit_from * schedule.steps else None
-        rngs = (random.Random(f"{seed}/{step}/{i}") for i in pick)
-        turns = [
-            lesson(world.scenes[i], rng, habit=habit, focus=schedule.focus) for i, rng in zip(pick, rngs, strict=True)
-        ]
+        about: dict[str, Any] = {"habit": habit, "yes_bias": schedule.yes_bias, "focus": schedule.focus}
+        turns = [lesson(world.scenes[i], random.Random(f"{seed}/{step}/{i}"), **about) for i in pick]
         batch = make_batch(turns, encode, conversation=step % schedule.conversation_every == 0)
         features = pupil.look(world.pixels[pick])
         logits, labels = pupil.answers(features, batch, user)
