@@ -138,7 +138,8 @@ def _comparable(runs: Sequence[Run]) -> list[str]:
         changed = [name for name in ours["data"] if theirs["data"].get(name, ours["data"][name]) != ours["data"][name]]
         if changed:
             raise ConfigError(f"{first.name} and {run.name} were scored on different data: {changed[0]} differs")
-        for key in sorted((ours.keys() & theirs.keys()) - {"answers", "data"}):
+        # What the answers were like is a result, not a rule.
+        for key in sorted((ours.keys() & theirs.keys()) - {"answers", "data", "unread"}):
             if ours[key] != theirs[key]:
                 notes.append(f"{key.replace('_', ' ')} differs: {first.name} {ours[key]}, {run.name} {theirs[key]}")
     if len({run.report["coverage"]["answered"] for run in runs}) > 1:

@@ -134,6 +134,12 @@ def test_what_cannot_be_compared(world: Path, runs: list[Path], tmp_path: Path) 
     assert command(tmp_path / "other", runs[0]).exit_code == 2
 
 
+def test_answers_that_cannot_be_read_are_no_other_protocol(world: Path, runs: list[Path], tmp_path: Path) -> None:
+    mute = amber_world.respond(tmp_path / "mute.json", {**TRUTH, 5: "Perhaps."})
+    evaluate("amber", data=world, responses=mute, out=tmp_path / "mute")
+    assert not [note for note in compare([runs[0], tmp_path / "mute"]).notes if "differs" in note]
+
+
 def test_same_folder_names_are_told_apart(world: Path, runs: list[Path], tmp_path: Path) -> None:
     path = amber_world.respond(tmp_path / "r.json", TRUTH)
     evaluate("amber", data=world, responses=path, out=tmp_path / "second" / "base")
