@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 SEED ?= 0
+# Threads that wait without spinning: on a shared machine spinning ones are many times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help setup demo test test-all lint bench clean
 

@@ -5,6 +5,8 @@ set -euo pipefail
 out=${1:-demo}
 seed=${2:-0}
 export HF_HUB_OFFLINE=1
+# Threads that wait without spinning: on a machine that has other work too, spinning ones are many times slower.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
 if [ -e "$out" ]; then
   echo "demo: $out is already there; remove it (rm -r $out) or choose another folder (make demo DEMO=demo2)" >&2
