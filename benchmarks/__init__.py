@@ -1,0 +1,1 @@
+"""Ours against the peers: same work, same machine, same run."""
