@@ -82,7 +82,7 @@ def _table(figures: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
     for method, ways in figures.items():
         table = Table(title=f"{method}: medians of {len(ways['vlmtrain'])} runs")
         for column in ("way", "work s", "ratio", "process s", "peak MB", "tower images", "LM tokens", "loss diff"):
-            table.add_column(column, justify="left" if column == "way" else "right")
+            table.add_column(column, justify="left" if column == "way" else "right", no_wrap=column == "way")
         ours = ways["vlmtrain"]
         for way, runs in ways.items():
             work = _median(runs, "work_seconds")
