@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vlmdata.sample import language
 from vlmdata.sample.draw import draw_scene
-from vlmdata.sample.world import TRAIN_LAYOUT, Scene, scenes
+from vlmdata.sample.world import TEST_LAYOUT, TRAIN_LAYOUT, Scene, scenes
 from vlmtrain.tiny.architecture import IMAGE_TOKENS, make_model, make_processor, make_tokenizer
 from vlmtrain.tiny.lessons import CELL_CLASSES, cells, lesson, make_batch, pixels
 from vlmtrain.tiny.make import main
@@ -125,17 +126,33 @@ def test_the_packaged_model_is_small_and_plain() -> None:
     assert processor.chat_template and processor.tokenizer.eos_token == "<|end|>"
 
 
+def blind(unseen: list[Scene]) -> dict[str, float]:
+    """Balanced accuracy in percent of the likeliest answer to each wording, learned from training scenes."""
+    rng = random.Random(0)
+    votes: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for scene in itertools.islice(scenes("tiny-tests-wording", 0, TRAIN_LAYOUT), 1500):
+        for question in language.questions(scene, rng):
+            votes[question.text][question.truth] += 1
+    hits: dict[tuple[str, bool], list[bool]] = defaultdict(list)
+    for scene in unseen:
+        for question in language.questions(scene, rng):
+            no, yes = votes[question.text]
+            hits[question.topic, question.truth].append((yes > no) == question.truth)
+    shares = {key: sum(right) / len(right) for key, right in hits.items()}
+    return {topic: 50 * (shares[topic, True] + shares[topic, False]) for topic, _ in hits}
+
+
 def test_the_packaged_model_sees() -> None:
-    """On unseen scenes its answers follow the picture: with a picture of another scene they get worse."""
+    """On a layout it was not taught it beats every blind answer, and the picture of another scene misleads it."""
     from vlmtrain.tiny.make import _validate, _world
 
     model = AutoModelForImageTextToText.from_pretrained(PACKAGED).eval()
     processor = AutoProcessor.from_pretrained(PACKAGED)
-    unseen = list(itertools.islice(scenes("tiny-tests-seeing", 5, TRAIN_LAYOUT), 60))
+    unseen = list(itertools.islice(scenes("tiny-tests-seeing", 5, TEST_LAYOUT), 120))
     world = _world(unseen, processor)
     pupil, encode = Pupil(model).eval(), encoder(processor)
-    seeing = _validate(pupil, world, encode)
+    seeing, guessing = _validate(pupil, world, encode), blind(unseen)
     world.pixels[:] = world.pixels.roll(1, dims=0)
     misled = _validate(pupil, world, encode)
     for topic in ("existence", "state", "number", "action", "relation"):
-        assert seeing[topic] > misled[topic] + 5, (topic, seeing, misled)
+        assert seeing[topic] > max(misled[topic], guessing[topic]) + 3, (topic, seeing, guessing, misled)
