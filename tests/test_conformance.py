@@ -21,7 +21,7 @@ def test_source(name: str) -> None:
     assert source.columns and all(source.columns)
     assert source.licence and source.url.startswith("https://")
     assert re.fullmatch(r"\S.{10,90}", source.summary)
-    assert not source.needs_config or source.configs
+    assert len(set(source.configs)) == len(source.configs)
     text = (ROOT / "vlmdata" / "sources" / f"{name}.py").read_text()
     assert source.url in text.split('"""')[1], "the docstring does not link the source"
     assert name in (ROOT / "README.md").read_text()

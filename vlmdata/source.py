@@ -67,11 +67,6 @@ class Source:
     prompt: str | None = None
     label_names: tuple[str, ...] = field(default=(), repr=False)
 
-    @property
-    def needs_config(self) -> bool:
-        """A configuration name is required."""
-        return bool(self.configs)
-
 
 def names() -> list[str]:
     """All source names, sorted; nothing is imported."""
