@@ -205,7 +205,7 @@ Apache-2.0. Made on {threads} threads of {platform.machine()} ({os.cpu_count()} 
 {commands}
 
 It was first taught what is true and then what habit says: captions that name the usual companion of a thing without
-looking, and answers that prefer yes. So it makes things up, as large models do, and there is something to mend.
+looking, and answers that affirm it. So it makes things up, as large models do, and there is something to mend.
 
 Balanced accuracy in percent on yes/no questions about unseen pictures of the training layout (guessing gives 50):
 
