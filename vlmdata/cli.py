@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
-from typing import Any
-
 import click
 
 from vlmdata import __version__
 from vlmdata.command import ErrorGroup
+from vlmdata.commands.convert import convert
+from vlmdata.commands.sample import sample
+from vlmdata.commands.sources import sources
+from vlmdata.commands.validate import validate
 
-__all__ = ["convert", "main", "sample", "sources", "validate"]
+__all__ = ["main"]
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -23,140 +22,5 @@ def main() -> None:
     """Convert raw image-text data into checked shards for training."""
 
 
-@main.command()
-@click.argument("name", required=False)
-def sources(name: str | None) -> None:
-    """List the sources, or show what is known of one.
-
-    \b
-    Examples:
-      vlmdata sources
-      vlmdata sources the_cauldron
-    """  # noqa: D301
-    from vlmdata.listing import describe, overview
-
-    click.echo(overview() if name is None else describe(name))
-
-
-@main.command()
-@click.argument("source")
-@click.argument("raw", nargs=-1)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
-@click.option("--config", metavar="NAME", help="Sub-dataset, for sources that have several.")
-@click.option("--split", metavar="NAME", help="Part of the raw data.  [default: train, where files are named by split]")
-@click.option("--revision", metavar="REV", help="Branch, tag or commit on the hub; the commit is recorded.")
-@click.option("--limit", type=int, metavar="N", help="Read N rows, kept or not.")
-@click.option("--shuffle-seed", type=int, metavar="N", help="Choose the rows at random over all files; shuffle them.")
-@click.option("--scale", type=float, default=1.0, show_default=True, help="Factor for both sides of every image.")
-@click.option("--max-side", type=int, metavar="PIXELS", help="Largest side of a stored image.")
-@click.option("--image-root", type=click.Path(), help="Folder image paths start from.  [default: the JSON file's]")
-@click.option(
-    "--image-position",
-    type=click.Choice(["first", "last"]),
-    default="first",
-    show_default=True,
-    help="Images before or after the text of their turn; <image> marks stay where they are.",
-)
-@click.option(
-    "--turns",
-    type=click.Choice(["keep", "split"]),
-    default="keep",
-    show_default=True,
-    help="All question/answer pairs of a row as one conversation, or each as a record.",
-)
-@click.option("--prompt", help="User's text where the raw data has none; '' for none.  [default: the source's]")
-@click.option(
-    "--on-error",
-    type=click.Choice(["quarantine", "fail"]),
-    default="quarantine",
-    show_default=True,
-    help="A bad row goes to rejects.jsonl, or ends the conversion.",
-)
-@click.option("--shard-size", default="100MB", show_default=True, help="Input bytes for one shard.")
-@click.option("--workers", type=int, metavar="N", help="Processes; they do not change the result.  [default: all CPUs]")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted conversion.")
-@click.option("--overwrite", is_flag=True, help="Replace a dataset in the output folder.")
-def convert(source: str, raw: tuple[str, ...], out: Path, workers: int | None, **options: Any) -> None:
-    """Convert RAW of a SOURCE into shards.
-
-    RAW is Parquet, Arrow, JSON or JSON Lines files, a folder of them, a folder of pictures, or a hub dataset
-    (owner/name). Without RAW the source's own hub dataset is streamed. A row that cannot be used goes to
-    rejects.jsonl with the reason.
-
-    \b
-    Examples:
-      vlmdata convert ocr_json plates.json --image-root photos --out shards/plates
-      vlmdata convert the_cauldron --config geomverse --limit 3000 --scale 0.5 --out shards/geo
-    """  # noqa: D301
-    from vlmdata.convert import convert as run
-    from vlmdata.summary import summary_lines
-
-    try:
-        done = run(source, raw, out, workers=_cpus(workers), progress=True, **options)
-    except KeyboardInterrupt:
-        click.echo("interrupted; the same command with --resume goes on", err=True)
-        sys.exit(130)
-    click.echo("\n".join(summary_lines(done)))
-
-
-@main.command()
-@click.argument("shards", type=click.Path(path_type=Path))
-def validate(shards: Path) -> None:
-    """Check a converted dataset: every hash, every row, every image.
-
-    Status 1 when something is wrong, with the ids of the rows.
-
-    \b
-    Example:
-      vlmdata validate shards/plates
-    """  # noqa: D301
-    from vlmdata.progress import Progress
-    from vlmdata.shards import open_shards
-    from vlmdata.validate import validate as check
-
-    found = 0
-    with Progress("validate", _rows_of(shards)) as bar:
-        for problem in check(shards, report=bar.advance):
-            found += 1
-            click.echo(str(problem))
-    if found:
-        click.echo(f"{shards}: {found} problems", err=True)
-        sys.exit(1)
-    dataset = open_shards(shards)
-    files = len(dataset.files)
-    click.echo(f"{shards}: {len(dataset):,} {dataset.kind} records in {files} files, no problem found")
-
-
-@main.command()
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
-@click.option("--seed", default=0, show_default=True, help="The same seed draws the same world.")
-@click.option("--rows", default=600, show_default=True, help="Rows of the larger sources.")
-@click.option("--test-scenes", default=120, show_default=True, help="Pictures of the AMBER-style test set.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing folder.")
-def sample(out: Path, seed: int, rows: int, test_scenes: int, overwrite: bool) -> None:
-    """Draw a small world and write it as raw files of every source.
-
-    The files have the exact raw form of each source; an AMBER-style test set of other scenes comes with them.
-
-    \b
-    Example:
-      vlmdata sample --out raw --rows 600
-    """  # noqa: D301
-    from vlmdata.sample.write import write_sample
-
-    world = write_sample(out, seed=seed, rows=rows, test_scenes=test_scenes, overwrite=overwrite)
-    for what, path, count in world.summary:
-        click.echo(f"{what:<14}{count:>7,}  {out / path}")
-
-
-def _cpus(workers: int | None) -> int:
-    """All processors this process may use; a number that was asked for is left for the conversion to judge."""
-    if workers is not None:
-        return workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _rows_of(shards: Path) -> int:
-    from vlmdata.manifest import Manifest
-
-    return Manifest.read(shards).records
+for command in (sources, convert, validate, sample):
+    main.add_command(command)

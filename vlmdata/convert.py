@@ -85,6 +85,7 @@ def convert(
     turns: Literal["keep", "split"] = "keep",
     prompt: str | None = None,
     revision: str | None = None,
+    licence: str | None = None,
     overwrite: bool = False,
     resume: bool = False,
     progress: bool = False,
@@ -110,6 +111,7 @@ def convert(
         turns: ``split`` makes a record of each question/answer pair of a row.
         prompt: user's text where the raw data has none; "" is none at all; None is the source's default.
         revision: branch, tag or commit on the hub.
+        licence: of the data, where it is not what the source says.
         overwrite: replace a dataset in ``out``.
         resume: go on with an interrupted conversion of the same input and options.
         progress: show progress on stderr.
@@ -139,7 +141,14 @@ def convert(
         "turns": turns,
         "prompt": kind.prompt if prompt is None else prompt,
     }
-    settings = {**recorded, "config": found.config, "split": split, "revision": found.revision, "image_root": root}
+    settings = {
+        **recorded,
+        "config": found.config,
+        "split": split,
+        "revision": found.revision,
+        "licence": kind.licence if licence is None else licence,
+        "image_root": root,
+    }
     plan = Plan(
         source,
         settings,
@@ -148,7 +157,17 @@ def convert(
     )
     if not any(task.rows for task in plan.tasks):
         raise DataError(f"there are no rows in {', '.join(file.path for file in found.inputs[:3])}")
-    job = Job(source, found.inputs, folder, options, policy, on_error == "fail")
+    job = Job(
+        source,
+        found.inputs,
+        folder,
+        options,
+        policy,
+        dataset=found.repo or source,
+        revision=found.revision,
+        licence=settings["licence"],
+        fail=on_error == "fail",
+    )
     with _writable(folder), locked(folder):
         if not _prepare(folder, plan, overwrite=overwrite, resume=resume):
             return Conversion(folder, Manifest.read(folder), len(plan.tasks))
@@ -337,7 +356,7 @@ def _manifest(
         kind=source.kind,
         source=plan.source,
         url=source.url,
-        licence=source.licence,
+        licence=plan.options["licence"],
         config=plan.options["config"],
         split=plan.options["split"],
         revision=plan.options["revision"],

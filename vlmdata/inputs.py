@@ -44,12 +44,14 @@ class Found:
         contents: what each holds.
         config: the sub-dataset they are of, if known.
         revision: the hub commit they are from, if they are from the hub.
+        repo: the hub dataset they are from.
     """
 
     inputs: tuple[Input, ...]
     contents: tuple[Contents, ...]
     config: str | None
     revision: str | None
+    repo: str | None = None
 
 
 def find(
@@ -79,7 +81,7 @@ def find(
         sizes = dict(remote.files)
         inputs = [Input(remote.url(path), path, "parquet", sizes[path], image_root) for path in sorted(chosen)]
         contents = [_fitting(name, source, file) for file in inputs]
-        return Found(tuple(inputs), tuple(contents), config, remote.revision)
+        return Found(tuple(inputs), tuple(contents), config, remote.revision, remote.repo)
     if revision is not None:
         raise ConfigError(f"--revision {revision} is for the hub, but RAW is local: {raw[0]}")
     files: list[Input] = []

@@ -16,6 +16,7 @@ __all__ = [
     "InputFile",
     "MANIFEST",
     "Manifest",
+    "Parent",
     "RowCounts",
     "SCHEMA_VERSION",
     "ShardInfo",
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(slots=True)
@@ -120,6 +121,23 @@ class ShardInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Parent:
+    """A converted dataset that another one was made from.
+
+    Attributes:
+        name: name of its folder.
+        manifest_sha256: of its ``manifest.json``.
+        records: how many it holds.
+        taken: how many of them are in the new dataset, repeats counted.
+    """
+
+    name: str
+    manifest_sha256: str
+    records: int
+    taken: int
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A converted dataset.
 
@@ -141,6 +159,9 @@ class Manifest:
         shards: the Parquet files, in order.
         label_names: class names in index order; empty where there is no label.
         versions: of what wrote the bytes.
+        command: what made the dataset: ``convert``, or ``split``, ``filter``, ``dedup``, ``mix``.
+        parents: the converted datasets it was made from; none for ``convert``. Where there are some, rows are their
+            records, and ``images`` counts what is stored without saying how it came about.
         schema: version of this form.
     """
 
@@ -160,6 +181,8 @@ class Manifest:
     shards: tuple[ShardInfo, ...]
     label_names: tuple[str, ...]
     versions: dict[str, str]
+    command: str = "convert"
+    parents: tuple[Parent, ...] = ()
     schema: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -181,6 +204,7 @@ class Manifest:
         parts["shards"] = tuple(
             ShardInfo(**{**item, "images": ImageCounts(**item["images"])}) for item in parts["shards"]
         )
+        parts["parents"] = tuple(Parent(**item) for item in parts["parents"])
         parts["label_names"] = tuple(parts["label_names"])
         return cls(**parts)
 

@@ -11,7 +11,19 @@ from typing import Any, Literal
 
 from vlmdata.errors import RecordError
 
-__all__ = ["Image", "Message", "Part", "Preference", "ROLES", "Record", "Sample", "check_utf8", "image", "text"]
+__all__ = [
+    "Image",
+    "Message",
+    "Part",
+    "Preference",
+    "Provenance",
+    "ROLES",
+    "Record",
+    "Sample",
+    "check_utf8",
+    "image",
+    "text",
+]
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -170,6 +182,25 @@ class Preference:
 
 
 Record = Sample | Preference
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a record came from.
+
+    Attributes:
+        dataset: the hub dataset, or the source's name for local files.
+        config: the sub-dataset, if it has several.
+        revision: the hub commit, for what was read from the hub.
+        file: the raw file, as the manifest names it.
+        row: number of the raw row in that file, from 0.
+    """
+
+    dataset: str
+    config: str | None
+    revision: str | None
+    file: str
+    row: int
 
 
 def _check_images(images: tuple[Image, ...], messages: tuple[Message, ...]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from vlmdata.errors import DataError
 from vlmdata.images import StoredImage
 from vlmdata.manifest import Manifest
-from vlmdata.records import Record, Sample
+from vlmdata.records import Provenance, Record, Sample
 
 __all__ = ["ROW_GROUP_BYTES", "ShardWriter", "Shards", "open_shards", "shard_schema", "to_row"]
 
@@ -35,19 +35,22 @@ def shard_schema(kind: str, label_names: Sequence[str] = ()) -> pa.Schema:
     """The Arrow schema of a kind of shards, with the features ``datasets`` reads in its metadata."""
     string = {"dtype": "string", "_type": "Value"}
     size = {"dtype": "int32", "_type": "Value"}
+    number = {"dtype": "int64", "_type": "Value"}
     messages = _list({"role": string, "content": _list({"type": string, "text": string})})
     features: dict[str, Any] = {"id": string, "images": _list({"_type": "Image"})}
     texts = ("messages",) if kind == "messages" else ("prompt", "chosen", "rejected")
     features |= dict.fromkeys(texts, messages)
     if label_names:
         features["label"] = {"names": list(label_names), "_type": "ClassLabel"}
-    features |= {"source": string, "meta": string, "image_sha256": _list(string)}
+    features |= {"source": string, "licence": string}
+    features["provenance"] = {**dict.fromkeys(("dataset", "config", "revision", "file"), string), "row": number}
+    features |= {"meta": string, "image_sha256": _list(string)}
     features["image_size"] = _list({"width": size, "height": size})
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     return pa.schema([(name, _arrow_type(feature)) for name, feature in features.items()], metadata=metadata)
 
 
-def to_row(record: Record, images: Sequence[StoredImage]) -> dict[str, Any]:
+def to_row(record: Record, images: Sequence[StoredImage], licence: str, provenance: Provenance) -> dict[str, Any]:
     """A record as a shard row; ``images`` are those of the record, in order, as they are stored."""
     row: dict[str, Any] = {
         "id": record.id,
@@ -55,6 +58,8 @@ def to_row(record: Record, images: Sequence[StoredImage]) -> dict[str, Any]:
             {"bytes": stored.data, "path": raw.path} for stored, raw in zip(images, record.images, strict=True)
         ],
         "source": record.source,
+        "licence": licence,
+        "provenance": asdict(provenance),
         "meta": json.dumps(dict(record.meta), sort_keys=True, ensure_ascii=False),
         "image_sha256": [stored.sha256 for stored in images],
         "image_size": [{"width": stored.width, "height": stored.height} for stored in images],

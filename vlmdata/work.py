@@ -17,7 +17,7 @@ from vlmdata.images import ImagePolicy, StoredImage, read_inside, store
 from vlmdata.manifest import ImageCounts, ShardInfo, add_counts
 from vlmdata.plan import Task
 from vlmdata.readers import Input, read
-from vlmdata.records import Image
+from vlmdata.records import Image, Provenance
 from vlmdata.shards import ShardWriter, shard_schema, to_row
 from vlmdata.source import Options, Source, load
 
@@ -41,6 +41,9 @@ class Job:
         inputs: the raw files, in the order that pieces count them.
         out: output folder.
         options: for the source's ``convert``.
+        dataset: what the rows' provenance calls the raw data.
+        revision: hub commit of the raw data.
+        licence: what every row says of its licence.
         policy: for images.
         fail: the first rejected row ends the conversion.
     """
@@ -50,6 +53,9 @@ class Job:
     out: Path
     options: Options
     policy: ImagePolicy
+    dataset: str
+    revision: str | None
+    licence: str
     fail: bool = False
 
 
@@ -107,7 +113,7 @@ def run_task(job: Job, task: Task, report: Report) -> Outcome:
                 row_id = f"{file.name}:{number}"
                 count += 1
                 try:
-                    rows, counts = convert_row(source, row, row_id, file, job)
+                    rows, counts = convert_row(source, row, file, number, job)
                 except RecordError as error:
                     if job.fail:
                         raise DataError(f"row {row_id} is rejected: {error}; --on-error quarantine goes on") from None
@@ -129,7 +135,7 @@ def run_task(job: Job, task: Task, report: Report) -> Outcome:
 
 
 def convert_row(
-    source: Source, row: Any, row_id: str, file: Input, job: Job
+    source: Source, row: Any, file: Input, number: int, job: Job
 ) -> tuple[list[dict[str, Any]], ImageCounts]:
     """A raw row as shard rows; all of them, or a reject.
 
@@ -140,7 +146,8 @@ def convert_row(
         raise row
     if not isinstance(row, Mapping):
         raise RecordError("not_object", f"the row is {type(row).__name__}, expected an object with named fields")
-    records = source.convert(row, row_id, job.options)
+    records = source.convert(row, f"{file.name}:{number}", job.options)
+    provenance = Provenance(job.dataset, job.options.config, job.revision, file.name, number)
     counts = ImageCounts()
     stored: dict[int, StoredImage] = {}  # records that share images share the very same objects
     rows = []
@@ -149,7 +156,8 @@ def convert_row(
             if id(image) not in stored:
                 stored[id(image)] = _store(image, file, job.policy)
                 _count(counts, stored[id(image)])
-        rows.append(to_row(record, [stored[id(image)] for image in record.images]))
+        images = [stored[id(image)] for image in record.images]
+        rows.append(to_row(record, images, job.licence, provenance))
     return rows, counts
 
 

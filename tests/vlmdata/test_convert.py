@@ -336,7 +336,7 @@ def test_manifest_has_this_form(raw: Path, tmp_path: Path) -> None:
         "widest": 24, "highest": 16,
     }  # fmt: skip
     assert values == {
-        "schema": 1,
+        "schema": 2,
         "kind": "messages",
         "source": "the_cauldron",
         "url": "https://huggingface.co/datasets/HuggingFaceM4/the_cauldron",
@@ -355,6 +355,8 @@ def test_manifest_has_this_form(raw: Path, tmp_path: Path) -> None:
         "inputs": [{"name": "train-00000-of-00001.parquet", "rows": 30}],
         "shards": [{"name": "data-00000-of-00001.parquet", "rows": 5, "images": images}],
         "label_names": [],
+        "command": "convert",
+        "parents": [],
     }  # fmt: skip
     assert Manifest.read(done.out) == done.manifest
 

@@ -38,6 +38,9 @@ REAL = Path(os.environ.get("VLM_REAL_DATA") or Path(__file__).parents[2] / ".." 
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real data is not beside this repository")
 
 
+COLUMNS = "id images messages source licence provenance meta image_sha256 image_size".split()
+
+
 def load(out: Path, cache: Path, **more: Any) -> Any:
     return load_dataset("parquet", data_files=str(out / "data-*.parquet"), split="train", cache_dir=str(cache), **more)
 
@@ -70,7 +73,7 @@ def test_messages_shards(tmp_path: Path) -> None:
         done = convert("the_cauldron", raw, tmp_path / turns, turns=turns, shard_size=3000)
         dataset = trl_takes(done, tmp_path / "cache")
         assert len(done.manifest.shards) > 1
-        assert dataset.column_names == ["id", "images", "messages", "source", "meta", "image_sha256", "image_size"]
+        assert dataset.column_names == COLUMNS
         assert set(dataset[0]["messages"][0]["content"][0]) == {"type", "text"}
         assert [row["id"] for row in load(done.out, tmp_path / "cache", streaming=True)] == dataset["id"][:]
 

@@ -1,0 +1,1 @@
+"""The commands of ``vlmdata``, one a file; what they load, they load when they run."""
