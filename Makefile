@@ -17,7 +17,7 @@ setup: $(VENV)/.installed ## make the virtual environment and install everything
 $(VENV)/.installed: setup.cfg constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "make: Python %d.%d found, 3.11 to 3.13 needed: make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,quant]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,quant,ray]'
 	@touch $@
 
 demo: setup ## raw data to fine-tuned adapter to hallucination report, in minutes

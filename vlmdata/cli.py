@@ -7,6 +7,7 @@ import click
 from vlmdata import __version__
 from vlmdata.command import ErrorGroup
 from vlmdata.commands.convert import convert
+from vlmdata.commands.finalize import finalize
 from vlmdata.commands.sample import sample
 from vlmdata.commands.sources import sources
 from vlmdata.commands.validate import validate
@@ -22,5 +23,5 @@ def main() -> None:
     """Convert raw image-text data into checked shards for training."""
 
 
-for command in (sources, convert, validate, sample):
+for command in (sources, convert, finalize, validate, sample):
     main.add_command(command)

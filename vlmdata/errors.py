@@ -76,12 +76,13 @@ class RecordError(VlmError, ValueError):
         reason: a word of ``vlmdata.reasons.REASONS``, the same for every row with this fault, so that rejects can
             be counted.
         detail: what exactly was found in this row.
+        raw: the bytes of a row that could not even be read, for the quarantine.
     """
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", raw: bytes | None = None) -> None:
         """Keep reason and detail apart so that reasons aggregate."""
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+        super().__init__(reason, detail, raw)
+        self.reason, self.detail, self.raw = reason, detail, raw
 
     def __str__(self) -> str:
         """``reason: detail``."""

@@ -12,7 +12,7 @@ from vlmdata.fields import printable
 
 __all__ = ["CAPTION_FILES", "folder_columns", "folder_labels", "folder_rows", "list_images"]
 
-CAPTION_FILES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
+CAPTION_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet", "captions.jsonl", "captions.csv")
 """Files of ``file_name`` and ``text`` that say which pictures a folder holds, first found first."""
 
 _SUFFIXES = frozenset(".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .ppm .pgm .avif .jp2".split())

@@ -7,21 +7,27 @@ stored as PNG, a JPEG or lossy WebP as JPEG of quality 95. Colour profiles and o
 
 from __future__ import annotations
 
-import hashlib
 import os
-import warnings
 from dataclasses import dataclass
-from io import BytesIO
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from vlmdata.errors import ConfigError, RecordError
 from vlmdata.headers import Header, read_header
+from vlmdata.pixels import FORMATS, decode, decode_scaled, encode, open_picture, rgb_on_white, scaled, turned
 
-if TYPE_CHECKING:
-    import PIL.Image
-
-__all__ = ["ImagePolicy", "MAX_BYTES", "MAX_PIXELS", "StoredImage", "read_inside", "scaled_size", "store"]
+__all__ = [
+    "Encoded",
+    "ImagePolicy",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "StoredImage",
+    "Verify",
+    "read_inside",
+    "scaled_size",
+    "store",
+]
 
 MAX_PIXELS = 89_478_485
 """Largest picture that is read, in pixels: the limit at which Pillow warns of a decompression bomb."""
@@ -29,10 +35,9 @@ MAX_PIXELS = 89_478_485
 MAX_BYTES = 256 << 20
 """Largest image file that is read."""
 
-_JPEG_QUALITY = 95
-_PNG_LEVEL = 1
-# Only these are handed to Pillow: the others include formats that start other programs or that no loader shares.
-_DECODED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+Verify = Literal["header", "full"]
+
+_ACTIONS = {"orientation": "rotated", "alpha": "composited", "scale": "resized"}
 _TURNED = 0x0112
 _LOSSY = ("JPEG", "MPO", "AVIF", "JPEG2000")
 
@@ -45,11 +50,13 @@ class ImagePolicy:
         scale: factor for both sides, in (0, 1].
         max_side: largest side in pixels, or None.
         max_pixels: images with more are rejected before they are decoded.
+        verify: ``header`` finds images that end too early without decoding those that pass; ``full`` decodes all.
     """
 
     scale: float = 1.0
     max_side: int | None = None
     max_pixels: int = MAX_PIXELS
+    verify: Verify = "header"
 
     def __post_init__(self) -> None:
         """Refuse factors and sides that cannot work."""
@@ -60,26 +67,49 @@ class ImagePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Encoded:
+    """What encoded bytes are.
+
+    Attributes:
+        format: ``JPEG``, ``PNG``, ``WEBP``, ...
+        width: pixels, before any EXIF turn.
+        height: pixels.
+        bytes: how many.
+        sha256: of the bytes.
+    """
+
+    format: str
+    width: int
+    height: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoredImage:
     """An image as it goes into a shard.
 
     Attributes:
         data: encoded bytes.
-        format: what they are encoded as.
-        width: pixels.
-        height: pixels.
-        sha256: of the bytes.
+        before: what it was; the same as ``after`` when it passed.
+        after: what it is.
         changes: why it was encoded anew (``mode alpha orientation scale animation format``); empty when it passed.
-        size_in: bytes it came with.
+        small_decode: whether it was scaled from a JPEG decoded small; False when that was tried and was not close
+            enough, None when it was not tried.
     """
 
     data: bytes
-    format: str
-    width: int
-    height: int
-    sha256: str
-    changes: tuple[str, ...]
-    size_in: int
+    before: Encoded
+    after: Encoded
+    changes: tuple[str, ...] = ()
+    small_decode: bool | None = None
+
+    @property
+    def action(self) -> str:
+        """``passed``, or what was done: ``rotated composited resized`` joined by ``+``, else ``re-encoded``."""
+        if not self.changes:
+            return "passed"
+        return "+".join(_ACTIONS[change] for change in self.changes if change in _ACTIONS) or "re-encoded"
 
 
 def scaled_size(width: int, height: int, policy: ImagePolicy) -> tuple[int, int]:
@@ -114,7 +144,10 @@ def store(data: bytes, policy: ImagePolicy) -> StoredImage:
     changes = _changes(header, policy)
     if changes:
         return _encode(data, header, policy, changes)
-    return _stored(data, header.format, header.width, header.height, (), len(data))
+    if policy.verify == "full":
+        decode(data)
+    same = Encoded(header.format, header.width, header.height, len(data), sha256(data).hexdigest())
+    return StoredImage(data, same, same)
 
 
 def read_inside(root: Path, path: str) -> bytes:
@@ -157,117 +190,40 @@ def _changes(header: Header, policy: ImagePolicy) -> tuple[str, ...]:
     return tuple(reason for reason, holds in reasons.items() if holds)
 
 
-def _open(data: bytes) -> PIL.Image.Image:
-    import PIL.Image
-
-    PIL.Image.init()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # sizes are checked here, and odd tags are no fault of the picture
-        return PIL.Image.open(BytesIO(data), formats=[name for name in _DECODED if name in PIL.Image.OPEN])
-
-
 def _probe_rare(data: bytes, policy: ImagePolicy) -> Header:
     """A header by way of Pillow, for formats that are always stored anew."""
     import PIL.Image
 
     try:
-        with _open(data) as opened:
+        with open_picture(data) as opened:
             width, height = opened.size
             kind = str(opened.format)
     except PIL.Image.DecompressionBombError as error:
         raise RecordError("image_too_large", str(error)) from None
     except PIL.UnidentifiedImageError:
-        raise RecordError("image_format", f"begins with {data[:12]!r}; read are {', '.join(_DECODED)}") from None
+        raise RecordError("image_format", f"begins with {data[:12]!r}; read are {', '.join(FORMATS)}") from None
     except Exception as error:
         raise RecordError("image_corrupt", f"{type(error).__name__}: {error}") from None
     _check_pixels(width, height, policy)
     return Header(kind, width, height, rgb=True, lossless=kind not in _LOSSY)
 
 
-def _decode(data: bytes, draft: tuple[int, int] | None = None) -> PIL.Image.Image:
-    """All pixels of the first frame; a JPEG may be decoded smaller, but no smaller than ``draft`` asks."""
-    try:
-        opened = _open(data)
-        if draft is not None and opened.format == "JPEG":
-            opened.draft(None, draft)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            opened.load()
-        return opened
-    except Exception as error:  # whatever broken bytes make a decoder raise is a fault of this row
-        truncated = "truncated" in str(error).lower() or isinstance(error, EOFError)
-        reason = "image_truncated" if truncated else "image_corrupt"
-        raise RecordError(reason, f"{type(error).__name__}: {error}") from None
-
-
 def _encode(data: bytes, header: Header, policy: ImagePolicy, changes: tuple[str, ...]) -> StoredImage:
-    import PIL.Image
-
+    small_decode = None
     if "format" in changes:
-        picture = _decode(data)  # TIFF is turned as it is decoded, so only now its size and orientation are known
-        size, orientation = scaled_size(*picture.size, policy), picture.getexif().get(_TURNED, 1)
+        picture = decode(data)  # TIFF is turned as it is decoded, so only now its size and orientation are known
+        orientation = picture.getexif().get(_TURNED, 1)
+        target = scaled_size(*picture.size, policy)
+        picture = scaled(rgb_on_white(picture), target)
     else:
-        size, orientation = scaled_size(header.width, header.height, policy), header.orientation
-        picture = _decode(data, draft=size if "scale" in changes else None)
-    picture = _rgb_on_white(picture)
-    if picture.size != size:
-        picture = picture.resize(size, PIL.Image.Resampling.BICUBIC)
-    if 2 <= orientation <= 8:
-        picture = picture.transpose(_turns()[orientation - 2])
-    picture.info = {}
-    out = BytesIO()
-    if header.lossless:
-        picture.save(out, "PNG", compress_level=_PNG_LEVEL)
-    else:
-        picture.save(out, "JPEG", quality=_JPEG_QUALITY)
-    kind = "PNG" if header.lossless else "JPEG"
-    return _stored(out.getvalue(), kind, *picture.size, changes, len(data))
-
-
-def _turns() -> tuple[PIL.Image.Transpose, ...]:
-    """What undoes EXIF orientations 2 to 8."""
-    from PIL.Image import Transpose as T
-
-    return (
-        T.FLIP_LEFT_RIGHT,
-        T.ROTATE_180,
-        T.FLIP_TOP_BOTTOM,
-        T.TRANSPOSE,
-        T.ROTATE_270,
-        T.TRANSVERSE,
-        T.ROTATE_90,
-    )
-
-
-def _rgb_on_white(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """Three channels of 8 bits; transparency is composited on white, 16-bit grey is scaled, not clipped."""
-    import PIL.Image
-
-    if picture.mode.startswith("I") or picture.mode == "F":
-        picture = _grey(picture)
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        white = PIL.Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return PIL.Image.alpha_composite(white, layer).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
-
-
-def _grey(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """Eight bits from 16: 65535 is white. Pillow's own conversion clips at 255."""
-    import numpy as np
-    import PIL.Image
-
-    values = np.asarray(picture)
-    if picture.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
-        raise RecordError("image_format", f"pixels of mode {picture.mode} have no agreed white, expected up to 16 bits")
-    grey = (values.astype(np.uint32) + 128) // 257
-    clear = picture.info.get("transparency")
-    if isinstance(clear, int):
-        grey[values == clear] = 255
-    return PIL.Image.fromarray(grey.astype(np.uint8))
-
-
-def _stored(
-    data: bytes, kind: str, width: int, height: int, changes: tuple[str, ...], size_in: int
-) -> StoredImage:
-    return StoredImage(data, kind, width, height, hashlib.sha256(data).hexdigest(), changes, size_in)
+        orientation, size = header.orientation, (header.width, header.height)
+        target = scaled_size(*size, policy)
+        if header.format == "JPEG" and target != size:
+            picture, small_decode = decode_scaled(data, size, target)
+        else:
+            picture = scaled(rgb_on_white(decode(data)), target)
+    picture = turned(picture, orientation)
+    out, kind = encode(picture, lossless=header.lossless)
+    before = Encoded(header.format, header.width, header.height, len(data), sha256(data).hexdigest())
+    after = Encoded(kind, *picture.size, len(out), sha256(out).hexdigest())
+    return StoredImage(out, before, after, changes, small_decode)

@@ -11,10 +11,11 @@ from pathlib import Path
 from vlmdata import json_rows
 from vlmdata.errors import ConfigError, DataError, MissingError, VlmError, choices
 from vlmdata.fields import printable
+from vlmdata.fit import common_kind, inspect_fitting
 from vlmdata.hub import RemoteFiles, is_hub_id, list_remote
 from vlmdata.image_folder import CAPTION_FILES, list_images
-from vlmdata.readers import Contents, Format, Input, inspect
-from vlmdata.source import Source, fitting
+from vlmdata.readers import Contents, Format, Input
+from vlmdata.source import Kind, Pairs, Source
 
 __all__ = ["Found", "find"]
 
@@ -28,9 +29,12 @@ _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".csv": "csv",
+    ".tsv": "csv",
+    ".tab": "csv",
 }
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation",
            "dev": "validation", "test": "test"}  # fmt: skip
+_TEXTS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".tab")
 _NOT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "manifest.json",
                        "plan.json"})  # fmt: skip
 
@@ -45,6 +49,9 @@ class Found:
         config: the sub-dataset they are of, if known.
         revision: the hub commit they are from, if they are from the hub.
         repo: the hub dataset they are from.
+        kind: what their rows become.
+        columns: which column holds which field of the source.
+        tags: what the keys and roles of turns are called, where a list of data sets says so.
     """
 
     inputs: tuple[Input, ...]
@@ -52,6 +59,9 @@ class Found:
     config: str | None
     revision: str | None
     repo: str | None = None
+    kind: Kind = "messages"
+    columns: Pairs = ()
+    tags: Pairs = ()
 
 
 def find(
@@ -63,14 +73,27 @@ def find(
     split: str | None,
     revision: str | None,
     image_root: str | None,
+    columns: Pairs = (),
 ) -> Found:
     """Find and inspect the raw files; all that is wrong with them as a whole shows here.
 
+    Args:
+        name: what the source is called.
+        source: the source.
+        raw: local paths, or one hub dataset; none is the source's own hub dataset.
+        config: the sub-dataset.
+        split: part of the raw data.
+        revision: branch, tag or commit on the hub.
+        image_root: folder that image paths start from.
+        columns: of ``parse_columns``: which column holds which field.
+
     Raises:
-        ConfigError: a configuration name is missing or makes no sense.
+        ConfigError: a configuration name is missing or makes no sense, or a column is not there.
         MissingError: a path or hub dataset is not there.
         DataError: a file cannot be read, or has other columns than the source needs.
     """
+    if source.locate is not None:
+        return _find_located(name, source, raw, config, split, image_root, columns)
     if config is not None and not source.configs:
         raise ConfigError(f"{name} has no configurations, --config {config} makes no sense with it")
     remote = _remote(name, source, raw, config, revision)
@@ -80,19 +103,57 @@ def find(
         _check_uploads(chosen)
         sizes = dict(remote.files)
         inputs = [Input(remote.url(path), path, "parquet", sizes[path], image_root) for path in sorted(chosen)]
-        contents = [_fitting(name, source, file) for file in inputs]
-        return Found(tuple(inputs), tuple(contents), config, remote.revision, remote.repo)
+        contents = [inspect_fitting(name, source, file, columns) for file in inputs]
+        kind = common_kind(source, inputs, contents, columns)
+        return Found(tuple(inputs), tuple(contents), config, remote.revision, remote.repo, kind, columns)
     if revision is not None:
         raise ConfigError(f"--revision {revision} is for the hub, but RAW is local: {raw[0]}")
+    files, found = _find_local(name, source, raw, config, split, image_root, columns)
+    kind = common_kind(source, files, found, columns)
+    known = config or _known_config(source, files)
+    return Found(tuple(_named(files)), tuple(found), known, None, None, kind, columns)
+
+
+def _find_local(
+    name: str,
+    source: Source,
+    raw: Sequence[str],
+    config: str | None,
+    split: str | None,
+    image_root: str | None,
+    columns: Pairs,
+) -> tuple[list[Input], list[Contents]]:
     files: list[Input] = []
     found: list[Contents] = []
     for path in map(Path, raw):
-        for file, holds in _local(name, source, path, config, split, image_root):
+        for file, holds in _local(name, source, path, config, split, image_root, columns):
             if file.path in {other.path for other in files}:
                 raise ConfigError(f"{file.path} is given twice")
             files.append(file)
             found.append(holds)
-    return Found(tuple(_named(files)), tuple(found), config or _known_config(source, files), None)
+    return files, found
+
+
+def _find_located(
+    name: str,
+    source: Source,
+    raw: Sequence[str],
+    config: str | None,
+    split: str | None,
+    image_root: str | None,
+    columns: Pairs,
+) -> Found:
+    """The files that a list of data sets means by a name."""
+    assert source.locate is not None
+    if columns:
+        raise ConfigError(f"the entries of {name} name their columns themselves, --columns makes no sense with it")
+    if len(raw) != 1:
+        raise ConfigError(f"{name} reads one list of data sets, got {len(raw)} paths; give its file or its folder")
+    located = source.locate(Path(raw[0]), config)
+    root = located.image_root if image_root is None else image_root
+    files, found = _find_local(name, source, located.files, None, split, root, located.columns)
+    inputs = tuple(_named(files))
+    return Found(inputs, tuple(found), config, None, None, located.kind, located.columns, located.tags)
 
 
 def _remote(
@@ -158,20 +219,26 @@ def _check_uploads(paths: Iterable[str]) -> None:
 
 
 def _local(
-    name: str, source: Source, path: Path, config: str | None, split: str | None, image_root: str | None
+    name: str,
+    source: Source,
+    path: Path,
+    config: str | None,
+    split: str | None,
+    image_root: str | None,
+    columns: Pairs,
 ) -> Iterator[tuple[Input, Contents]]:
     """The inputs a local path stands for: itself, or the first kind of data in a folder that fits the source."""
     if not path.is_dir():
         if split is not None:
             _of_split([path.name], split, str(path))
         file = _input(path, image_root)
-        yield file, _fitting(name, source, file)
+        yield file, inspect_fitting(name, source, file, columns)
         return
     base = path / config if config and (path / config).is_dir() else path
     errors: list[VlmError] = []
     for kind in (_tables, _captions, _rows, _pictures):
         try:
-            found = [(file, _fitting(name, source, file)) for file in kind(base, split, image_root)]
+            found = [(file, inspect_fitting(name, source, file, columns)) for file in kind(base, split, image_root)]
         except (ConfigError, DataError) as error:
             errors.append(error)
             continue
@@ -190,12 +257,25 @@ def _tables(base: Path, split: str | None, image_root: str | None) -> list[Input
 
 
 def _captions(base: Path, split: str | None, image_root: str | None) -> list[Input]:
-    files = [file for name in CAPTION_FILES if (file := _picture_folder(base, split) / name).is_file()]
-    return [_input(file, image_root) for file in files[:1]]
+    """The caption file of a folder of pictures, or those of its subfolders."""
+    folder = _picture_folder(base, split)
+    inside: list[Path] = []
+    if _caption_file(folder) is None:
+        inside = sorted(Path(parent) for parent, _, _ in os.walk(folder) if not _is_hidden(Path(parent), folder))
+    files = [found for place in (folder, *inside) if (found := _caption_file(place)) is not None]
+    return [_input(file, image_root) for file in files]
+
+
+def _is_hidden(path: Path, base: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(base).parts)
+
+
+def _caption_file(folder: Path) -> Path | None:
+    return next((file for name in CAPTION_FILES if (file := folder / name).is_file()), None)
 
 
 def _rows(base: Path, split: str | None, image_root: str | None) -> list[Input]:
-    return [_input(file, image_root) for file in _data_files(base, (".json", ".jsonl", ".ndjson"), split)]
+    return [_input(file, image_root) for file in _data_files(base, _TEXTS, split)]
 
 
 def _pictures(base: Path, split: str | None, image_root: str | None) -> list[Input]:
@@ -241,13 +321,13 @@ def _nothing_in(name: str, source: Source, base: Path, config: str | None) -> Da
         return ConfigError(f"{name} needs --config; {base} has: {choices(folders)}")
     if source.configs and config is not None and folders:
         return ConfigError(f"{base} has no configuration {config!r}; valid: {choices(folders)}")
-    return DataError(f"{base} holds no data; expected Parquet, Arrow, JSON or JSON Lines files, or pictures")
+    return DataError(f"{base} holds no data; expected Parquet, Arrow, JSON, JSON Lines, CSV or TSV files, or pictures")
 
 
 def _input(path: Path, image_root: str | None) -> Input:
     kind = _FORMATS.get(path.suffix.lower())
-    if kind is None or (kind == "csv" and path.name not in CAPTION_FILES):
-        raise DataError(f"{path} is of no known form; expected {choices(set(_FORMATS) - {'.csv'})}, or a folder")
+    if kind is None:
+        raise DataError(f"{path} is of no known form; expected {choices(_FORMATS)}, or a folder")
     if not path.is_file():
         raise MissingError(f"{path} is no regular file; give a file or a folder")
     try:
@@ -256,7 +336,7 @@ def _input(path: Path, image_root: str | None) -> Input:
             kind = "jsonl"
     except OSError as error:
         raise MissingError(f"{path} cannot be opened: {error.strerror}") from None
-    beside = str(path.parent) if kind in ("json", "jsonl", "csv") else None
+    beside = str(path.parent) if kind in ("json", "jsonl", "csv") or path.name in CAPTION_FILES else None
     return Input(str(path), printable(path.name), kind, size, image_root or beside)
 
 
@@ -276,24 +356,3 @@ def _known_config(source: Source, inputs: Sequence[Input]) -> str | None:
     """The configuration that the files' folders are named after, if it is one."""
     parents = {Path(os.path.abspath(file.path)).parent.name for file in inputs}
     return next(iter(parents)) if len(parents) == 1 and parents <= set(source.configs) else None
-
-
-def _fitting(name: str, source: Source, file: Input) -> Contents:
-    """Inspect a file and refuse it when its rows are not the source's."""
-    contents = inspect(file)
-    if contents.rows == 0:
-        return contents
-    if any(needed <= columns for needed in source.columns for columns in contents.columns):
-        return contents
-    if not contents.columns:
-        raise DataError(f"{file.path} holds no row that is an object; expected {_wanted(source)}")
-    found = contents.columns[0]
-    others = fitting(found)
-    hint = f"; these columns fit {choices(others)}" if others else ""
-    if file.format == "folder":
-        hint += "; one subfolder for each class gives label, a metadata.jsonl or a .txt beside each picture gives text"
-    raise DataError(f"{file.path} is not of {name}: expected {_wanted(source)}, found {choices(found)}{hint}")
-
-
-def _wanted(source: Source) -> str:
-    return ", or ".join("columns " + choices(columns) for columns in source.columns)

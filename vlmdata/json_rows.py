@@ -6,7 +6,6 @@ JSON has the same structure and every character is one byte, so positions are by
 
 from __future__ import annotations
 
-import csv
 import json
 from array import array
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO
 
 from vlmdata.errors import DataError, RecordError
 
-__all__ = ["array_offsets", "array_rows", "csv_rows", "is_lines", "line_offsets", "line_rows"]
+__all__ = ["array_offsets", "array_rows", "is_lines", "line_offsets", "line_rows"]
 
 _CHUNK = 1 << 20
 _BLANK = " \t\r\n"
@@ -92,22 +91,11 @@ def array_rows(path: Path, offset: int, count: int) -> Iterator[Any]:
                     return
 
 
-def csv_rows(path: Path) -> Iterator[dict[str, Any] | RecordError]:
-    """Rows of a CSV file with a header line."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            for row in csv.DictReader(file):
-                too_long = None in row  # where csv keeps cells beyond the header
-                yield RecordError("wrong_fields", "more cells than the header has names") if too_long else row
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path} is no CSV file in UTF-8: {error}") from None
-
-
 def _parse(data: bytes) -> Any:
     try:
         return json.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        return RecordError("not_json", f"{type(error).__name__}: {error}; begins with {data[:60]!r}")
+        return RecordError("not_json", f"{type(error).__name__}: {error}; begins with {data[:60]!r}", data)
 
 
 def _skip_bom(file: BinaryIO) -> int:

@@ -14,8 +14,12 @@ __all__ = ["locked"]
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold the folder's lock; the system gives it back however this process ends.
+
+    Args:
+        folder: what is locked.
+        shared: others may hold it so as well; nobody may hold it alone meanwhile.
 
     Raises:
         OutputExistsError: another process holds it.
@@ -23,17 +27,18 @@ def locked(folder: Path) -> Iterator[None]:
     path = folder.parent / f".{folder.name}.lock"
     with path.open("ab") as file:
         try:
-            _lock(file.fileno())
+            _lock(file.fileno(), shared)
         except OSError:
             raise OutputExistsError(f"another run is writing to {folder}; wait for it, or give another --out") from None
         try:
             yield
         finally:
-            if sys.platform != "win32":  # there an open file cannot be removed; an unlocked leftover does no harm
+            # On Windows an open file cannot be removed; an unlocked leftover does no harm.
+            if not shared and sys.platform != "win32":
                 path.unlink(missing_ok=True)
 
 
-def _lock(descriptor: int) -> None:
+def _lock(descriptor: int, shared: bool) -> None:
     if sys.platform == "win32":
         import msvcrt
 
@@ -41,7 +46,7 @@ def _lock(descriptor: int) -> None:
         return
     import fcntl
 
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     # Between opening and locking the former holder may have removed the file: then this lock guards nothing.
     if os.fstat(descriptor).st_nlink == 0:
         raise BlockingIOError

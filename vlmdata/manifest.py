@@ -12,6 +12,7 @@ from vlmdata.atomic import write_json
 from vlmdata.errors import DataError, MissingError
 
 __all__ = [
+    "CARD",
     "ImageCounts",
     "InputFile",
     "MANIFEST",
@@ -24,6 +25,10 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
+CARD = "README.md"
+_SUMMED = (
+    "count passed reencoded rotated composited resized small_decodes small_decodes_declined bytes_in bytes_out".split()
+)
 SCHEMA_VERSION = 2
 
 
@@ -35,6 +40,11 @@ class ImageCounts:
         count: stored images (an image that several records share counts once for each).
         passed: stored as the bytes they came in.
         reencoded: stored anew; count = passed + reencoded.
+        rotated: of those, turned upright as EXIF says.
+        composited: of those, put on white where they were transparent.
+        resized: of those, scaled.
+        small_decodes: of the resized, scaled from a JPEG that was decoded small.
+        small_decodes_declined: of the resized, decoded in full because the small decode was not close enough.
         changes: why they were stored anew, by reason; one image may have several.
         formats: what they are stored as.
         bytes_in: encoded bytes before.
@@ -46,6 +56,11 @@ class ImageCounts:
     count: int = 0
     passed: int = 0
     reencoded: int = 0
+    rotated: int = 0
+    composited: int = 0
+    resized: int = 0
+    small_decodes: int = 0
+    small_decodes_declined: int = 0
     changes: dict[str, int] = field(default_factory=dict)
     formats: dict[str, int] = field(default_factory=dict)
     bytes_in: int = 0
@@ -55,24 +70,23 @@ class ImageCounts:
 
     def add(self, other: ImageCounts) -> None:
         """Add the counts of another part."""
-        self.count += other.count
-        self.passed += other.passed
-        self.reencoded += other.reencoded
+        for name in _SUMMED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         add_counts(self.changes, other.changes)
         add_counts(self.formats, other.formats)
-        self.bytes_in += other.bytes_in
-        self.bytes_out += other.bytes_out
         self.widest = max(self.widest, other.widest)
         self.highest = max(self.highest, other.highest)
 
 
 def add_counts(total: dict[str, int], more: Mapping[str, int]) -> None:
     """Add counts by name; names stay sorted."""
+    known = len(total)
     for name, count in more.items():
         total[name] = total.get(name, 0) + count
-    ordered = sorted(total.items())
-    total.clear()
-    total.update(ordered)
+    if len(total) > known:
+        ordered = sorted(total.items())
+        total.clear()
+        total.update(ordered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +125,7 @@ class ShardInfo:
         bytes: its size.
         sha256: of the whole file.
         images: what happened to its images.
+        beside: sha256 of the files of the same name in other folders, by folder: ``images`` and ``rejects``.
     """
 
     name: str
@@ -118,6 +133,7 @@ class ShardInfo:
     bytes: int
     sha256: str
     images: ImageCounts
+    beside: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

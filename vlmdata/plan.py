@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from vlmdata.atomic import write_json
-from vlmdata.errors import ConfigError, DataError
+from vlmdata.errors import ConfigError, DataError, MissingError
 from vlmdata.manifest import InputFile
 from vlmdata.readers import Contents, Input, Piece
+from vlmdata.source import Kind, Options
 
 __all__ = ["PLAN", "Plan", "Task", "fingerprint", "make_tasks", "select_rows"]
 
@@ -49,13 +50,19 @@ class Plan:
 
     Attributes:
         source: name of the source.
+        kind: what its rows become.
+        dataset: what the rows' provenance calls the raw data.
         options: every option that changes what is written, resolved; ``image_root`` as it was given.
+        reading: what the source's ``convert`` depends on.
         inputs: the raw files.
         tasks: the units of work.
     """
 
     source: str
+    kind: Kind
+    dataset: str
     options: dict[str, Any]
+    reading: Options
     inputs: tuple[InputFile, ...]
     tasks: tuple[Task, ...]
 
@@ -71,6 +78,32 @@ class Plan:
             for task in self.tasks
         ]
         return values
+
+    @classmethod
+    def read(cls, folder: Path) -> Plan:
+        """The plan of a folder.
+
+        Raises:
+            MissingError: there is no such folder.
+            DataError: the folder holds no plan, or one that cannot be read.
+        """
+        path = folder / PLAN
+        if not folder.is_dir():
+            raise MissingError(f"no folder {folder}; expected the --out folder of vlmdata convert")
+        if not path.is_file():
+            raise DataError(f"{folder} holds no {PLAN}; it is no folder that vlmdata convert wrote")
+        try:
+            values = json.loads(path.read_bytes())
+            seed = values["options"]["shuffle_seed"]
+            tasks = tuple(
+                Task(index, task["shard"], tuple(Piece(*piece) for piece in task["pieces"]), _order(seed, index))
+                for index, task in enumerate(values["tasks"])
+            )
+            inputs = tuple(InputFile(**item) for item in values["inputs"])
+            reading = Options.from_json(values["reading"])
+            return cls(values["source"], values["kind"], values["dataset"], values["options"], reading, inputs, tasks)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path} cannot be read ({error!r}); convert again with --overwrite") from None
 
     def write(self, folder: Path) -> None:
         """Write ``plan.json`` atomically."""
@@ -143,7 +176,7 @@ def make_tasks(
             index,
             f"data-{index:05d}-of-{count:05d}.parquet",
             tuple(_with_offset(piece, contents[piece.input]) for piece in pieces),
-            None if shuffle_seed is None else f"{shuffle_seed} {index}",
+            _order(shuffle_seed, index),
         )
         for index, pieces in enumerate(shards)
     )
@@ -162,6 +195,11 @@ def fingerprint(source: Input) -> str | None:
         start = file.read(_END)
         file.seek(max(0, source.bytes - _END))
         return hashlib.sha256(b"%d\n%b%b" % (source.bytes, start, file.read(_END))).hexdigest()
+
+
+def _order(shuffle_seed: int | None, index: int) -> str | None:
+    """What the order of the rows within a shard depends on."""
+    return None if shuffle_seed is None else f"{shuffle_seed} {index}"
 
 
 def _pieces(contents: Sequence[Contents], ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[Piece, float]]:
@@ -207,6 +245,7 @@ def _difference(before: Any, now: Mapping[str, Any]) -> str:
     if not isinstance(before, dict) or before.get("source") != now["source"]:
         return "another source"
     old, new = before.get("options", {}), now["options"]
+    old, new = {**before.get("reading", {}), **old}, {**now["reading"], **new}
     names = [name for name in new if old.get(name) != new[name]]
     if names:
         return "; ".join(f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in names)

@@ -1,4 +1,4 @@
-"""Raw files to rows: Parquet, Arrow, JSON, JSON Lines, CSV captions and image folders; streamed, from any row on."""
+"""Raw files to rows: Parquet, Arrow, JSON, JSON Lines, CSV, TSV and image folders; streamed, from any row on."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlmdata import image_folder, json_rows
+from vlmdata import delimited, image_folder, json_rows
 from vlmdata.errors import DataError, VlmError
 from vlmdata.hub import open_remote
+from vlmdata.rejects import RawRow, unpack_row
 
 __all__ = ["Contents", "Format", "Input", "Piece", "inspect", "read"]
 
-Format = Literal["parquet", "arrow", "json", "jsonl", "csv", "folder"]
+Format = Literal["parquet", "arrow", "json", "jsonl", "csv", "folder", "rejects"]
 
 _BATCH_BYTES = 4 << 20
+_BUFFER_BYTES = 1 << 20
 _IMAGE_ALLOWANCE = 128 << 10
 _LOOK = 1000
 
@@ -85,15 +87,14 @@ def inspect(source: Input) -> Contents:
     """
     with _readable(source):
         match source.format:
-            case "parquet":
+            case "parquet" | "rejects":
                 return _inspect_parquet(source)
             case "arrow":
                 return _inspect_arrow(source)
             case "json" | "jsonl":
                 return _inspect_json(source)
             case "csv":
-                rows = [_caption_row(row) for row in json_rows.csv_rows(Path(source.path))]
-                return Contents(((len(rows), len(rows) * _IMAGE_ALLOWANCE),), _columns(rows))
+                return _inspect_csv(source)
             case "folder":
                 folder = Path(source.path)
                 images = image_folder.list_images(folder)
@@ -122,13 +123,12 @@ def read(source: Input, pieces: Sequence[Piece]) -> Iterator[tuple[int, Any]]:
         match source.format:
             case "parquet":
                 rows = _parquet_rows(source, ranges)
+            case "rejects":
+                rows = ((number, _raw_row(row)) for number, row in _parquet_rows(source, ranges))
             case "arrow":
                 rows = _arrow_rows(source, ranges)
-            case "json" | "jsonl":
-                rows = _json_rows(source, pieces)
-            case "csv":
-                wanted = {row for span in ranges for row in range(*span)}
-                rows = ((number, row) for number, row in enumerate(json_rows.csv_rows(path)) if number in wanted)
+            case "json" | "jsonl" | "csv":
+                rows = _text_rows(source, pieces)
             case "folder":
                 rows = image_folder.folder_rows(path, ranges)
         is_captions = path.name in image_folder.CAPTION_FILES
@@ -163,10 +163,11 @@ def _advice(source: Input) -> str:
 @contextmanager
 def _parquet(source: Input) -> Iterator[pq.ParquetFile]:
     if source.path.startswith("hf://"):
-        with open_remote(source.path) as remote, pq.ParquetFile(remote, buffer_size=4 << 20) as file:
+        with open_remote(source.path) as remote, pq.ParquetFile(remote, buffer_size=4 * _BUFFER_BYTES) as file:
             yield file
     else:
-        with pq.ParquetFile(source.path, memory_map=True) as file:
+        # Not mapped: pages of a mapped file stay in memory, and a column of images may be larger than that.
+        with pq.ParquetFile(source.path, buffer_size=_BUFFER_BYTES) as file:
             yield file
 
 
@@ -189,6 +190,11 @@ def _parquet_rows(source: Input, ranges: Sequence[tuple[int, int]]) -> Iterator[
                 size = max(1, min(1000, _BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
                 yield from _pick(file.iter_batches(batch_size=size, row_groups=[index]), first, wanted)
             first += group.num_rows
+
+
+def _raw_row(row: Mapping[str, Any]) -> RawRow:
+    """A row of a file of rejects: the raw row, under the name it had."""
+    return RawRow(row["file"], row["row"], unpack_row(row["raw"], row["blobs"]))
 
 
 def _clip(ranges: Sequence[tuple[int, int]], first: int, last: int) -> list[tuple[int, int]]:
@@ -248,10 +254,20 @@ def _inspect_json(source: Input) -> Contents:
     return Contents(((count, size),), _columns(list(rows)), offsets=offsets)
 
 
-def _json_rows(source: Input, pieces: Sequence[Piece]) -> Iterator[tuple[int, Any]]:
-    rows = json_rows.array_rows if source.format == "json" else json_rows.line_rows
+def _inspect_csv(source: Input) -> Contents:
+    path = Path(source.path)
+    names = dict.fromkeys(delimited.header(path))
+    columns = _columns([_caption_row(names) if path.name in image_folder.CAPTION_FILES else names])
+    offsets = delimited.row_offsets(path)
+    count = len(offsets) - 1
+    return Contents(((count, offsets[-1] - offsets[0] + count * _IMAGE_ALLOWANCE),), columns, offsets=offsets)
+
+
+def _text_rows(source: Input, pieces: Sequence[Piece]) -> Iterator[tuple[int, Any]]:
+    rows_of = {"json": json_rows.array_rows, "jsonl": json_rows.line_rows, "csv": delimited.rows}
     for piece in pieces:
-        yield from enumerate(rows(Path(source.path), piece.offset, piece.stop - piece.start), piece.start)
+        rows = rows_of[source.format](Path(source.path), piece.offset, piece.stop - piece.start)
+        yield from enumerate(rows, piece.start)
 
 
 def _caption_row(row: Any) -> Any:

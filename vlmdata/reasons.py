@@ -37,4 +37,13 @@ REASONS = {
     "image_corrupt": "the image cannot be decoded",
     "image_format": "the bytes are no image format that is read here",
     "image_too_large": "the image has more pixels or bytes than the limit",
+    # a derived dataset
+    "duplicate": "an earlier row holds the same",
+    "contaminated": "an image of the row stands in an evaluation set",
+    "filtered_licence": "the licence is not one of those asked for",
+    "filtered_size": "an image is smaller, larger or longer than asked for",
+    "filtered_turns": "there are fewer or more answers than asked for",
+    "filtered_answer": "the answers are shorter or longer than asked for",
+    "filtered_label": "the label is not one of those asked for",
+    "filtered_expression": "the --where expression does not hold",
 }

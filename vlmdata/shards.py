@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -21,12 +20,10 @@ import pyarrow.parquet as pq
 from vlmdata.errors import DataError
 from vlmdata.images import StoredImage
 from vlmdata.manifest import Manifest
+from vlmdata.parquet import ROW_GROUP_BYTES, RowWriter
 from vlmdata.records import Provenance, Record, Sample
 
 __all__ = ["ROW_GROUP_BYTES", "ShardWriter", "Shards", "open_shards", "shard_schema", "to_row"]
-
-ROW_GROUP_BYTES = 16 << 20
-"""A row group is closed when its images and texts reach this size, so readers need no more memory than that."""
 
 _IMAGE_BYTES = "images.list.element.bytes"
 
@@ -59,10 +56,16 @@ def to_row(record: Record, images: Sequence[StoredImage], licence: str, provenan
         ],
         "source": record.source,
         "licence": licence,
-        "provenance": asdict(provenance),
+        "provenance": {
+            "dataset": provenance.dataset,
+            "config": provenance.config,
+            "revision": provenance.revision,
+            "file": provenance.file,
+            "row": provenance.row,
+        },
         "meta": json.dumps(dict(record.meta), sort_keys=True, ensure_ascii=False),
-        "image_sha256": [stored.sha256 for stored in images],
-        "image_size": [{"width": stored.width, "height": stored.height} for stored in images],
+        "image_sha256": [stored.after.sha256 for stored in images],
+        "image_size": [{"width": stored.after.width, "height": stored.after.height} for stored in images],
     }
     if isinstance(record, Sample):
         row["messages"] = [message.to_json() for message in record.messages]
@@ -74,8 +77,8 @@ def to_row(record: Record, images: Sequence[StoredImage], licence: str, provenan
     return row
 
 
-class ShardWriter:
-    """Writes rows to one Parquet file, in row groups of limited size. The same rows give the same bytes."""
+class ShardWriter(RowWriter):
+    """Writes shard rows to one Parquet file, in row groups of limited size. The same rows give the same bytes."""
 
     def __init__(self, path: Path, schema: pa.Schema, *, shared_images: bool = False) -> None:
         """Open the file.
@@ -83,47 +86,16 @@ class ShardWriter:
         Args:
             path: the file to write.
             schema: of ``shard_schema``.
-            shared_images: neighbouring rows hold the same images, so that compressing them pays.
+            shared_images: neighbouring rows hold the same images, so that compressing them pays; one encoded image
+                does not get smaller.
         """
-        leaves = _leaves(schema)
-        self._schema = schema
-        self._rows: list[Mapping[str, Any]] = []
-        self._bytes = 0
-        self.rows = 0
-        self._writer = pq.ParquetWriter(
-            path,
-            schema,
-            # One encoded image does not get smaller; statistics of images would put whole ones into the footer.
-            compression={leaf: "NONE" if leaf == _IMAGE_BYTES and not shared_images else "ZSTD" for leaf in leaves},
-            compression_level={leaf: 1 for leaf in leaves if leaf != _IMAGE_BYTES or shared_images},
-            use_dictionary=[leaf for leaf in leaves if leaf != _IMAGE_BYTES],
-            write_statistics=["id"],
-        )
+        super().__init__(path, schema, encoded=() if shared_images else (_IMAGE_BYTES,))
 
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Add one row."""
-        size = sum(len(image["bytes"]) for image in row["images"]) + _text_size(row)
-        if self._rows and self._bytes + size > ROW_GROUP_BYTES:
-            self._flush()
-        self._rows.append(row)
-        self._bytes += size
-        self.rows += 1
-
-    def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows, self._bytes = [], 0
-
-    def __enter__(self) -> ShardWriter:
-        """The writer itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Write the last row group and the footer."""
-        if error is None and self._rows:
-            self._flush()
-        self._writer.close()
+    def write(self, row: Mapping[str, Any], size: int | None = None) -> None:
+        """Add one row; its size is counted where it is not given."""
+        if size is None:
+            size = sum(len(image["bytes"]) for image in row["images"]) + _text_size(row)
+        super().write(row, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,18 +168,3 @@ def _arrow_type(feature: Any) -> pa.DataType:
     if kind == "Value":
         return pa.type_for_alias(feature["dtype"])
     return pa.struct([(name, _arrow_type(part)) for name, part in feature.items()])
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    """The Parquet column paths of a schema."""
-    return [path for field in schema for path in _leaf_paths(field.name, field.type)]
-
-
-def _leaf_paths(name: str, kind: pa.DataType) -> Iterator[str]:
-    if pa.types.is_list(kind):
-        yield from _leaf_paths(f"{name}.list.element", kind.value_type)
-    elif pa.types.is_struct(kind):
-        for part in kind:
-            yield from _leaf_paths(f"{name}.{part.name}", part.type)
-    else:
-        yield name

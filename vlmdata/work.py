@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -13,15 +16,18 @@ from typing import Any
 from vlmdata.atomic import replacing, sha256_file, write_json
 from vlmdata.errors import DataError, RecordError
 from vlmdata.fields import printable
+from vlmdata.image_log import IMAGES, count_image, log_row, open_log
 from vlmdata.images import ImagePolicy, StoredImage, read_inside, store
 from vlmdata.manifest import ImageCounts, ShardInfo, add_counts
+from vlmdata.parquet import RowWriter
 from vlmdata.plan import Task
 from vlmdata.readers import Input, read
-from vlmdata.records import Image, Provenance
+from vlmdata.records import Image, Provenance, Record
+from vlmdata.rejects import REJECTS, RawRow, open_rejects, reject_row
 from vlmdata.shards import ShardWriter, shard_schema, to_row
-from vlmdata.source import Options, Source, load
+from vlmdata.source import Kind, Options, Source, load, records
 
-__all__ = ["Job", "Outcome", "Report", "WORK", "convert_row", "run_task"]
+__all__ = ["Job", "Outcome", "Report", "WORK", "check_budget", "run_task"]
 
 WORK = ".work"
 """Folder in the output that holds the outcome of each finished shard until the manifest is written."""
@@ -30,6 +36,7 @@ Report = Callable[[int], None]
 """Told how many rows more have been read."""
 
 _REPORT_EVERY = 16
+_ROWS_AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,7 @@ class Job:
 
     Attributes:
         source: name of the source.
+        kind: what its rows become.
         inputs: the raw files, in the order that pieces count them.
         out: output folder.
         options: for the source's ``convert``.
@@ -46,9 +54,12 @@ class Job:
         licence: what every row says of its licence.
         policy: for images.
         fail: the first rejected row ends the conversion.
+        max_rejects: more rejected rows than these end the conversion; None for no limit.
+        threads: how many threads of a task decode and encode images.
     """
 
     source: str
+    kind: Kind
     inputs: tuple[Input, ...]
     out: Path
     options: Options
@@ -57,6 +68,8 @@ class Job:
     revision: str | None
     licence: str
     fail: bool = False
+    max_rejects: int | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +77,16 @@ class Outcome:
     """What came of a task.
 
     Attributes:
-        shard: the file that was written.
+        shard: the file that was written, and the hashes of those beside it.
         read: raw rows.
         kept: raw rows that became records.
-        rejects: the other rows: ``{id, file, row, reason, detail}``.
+        rejected: the other rows, by reason.
     """
 
     shard: ShardInfo
     read: int
     kept: int
-    rejects: tuple[dict[str, Any], ...] = field(repr=False)
+    rejected: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
         """For the file that marks the shard as finished."""
@@ -83,82 +96,165 @@ class Outcome:
     def from_json(cls, values: Mapping[str, Any]) -> Outcome:
         """Read ``to_json`` back."""
         shard = {**values["shard"], "images": ImageCounts(**values["shard"]["images"])}
-        return cls(ShardInfo(**shard), values["read"], values["kept"], tuple(values["rejects"]))
+        return cls(ShardInfo(**shard), values["read"], values["kept"], dict(values["rejected"]))
 
     @classmethod
     def finished(cls, task: Task, out: Path) -> Outcome | None:
-        """The outcome of an earlier run, if the shard it speaks of is still there as it was written."""
+        """The outcome of an earlier run, if the files it speaks of are still there as they were written."""
         try:
             found = cls.from_json(json.loads(_outcome_path(task, out).read_bytes()))
-            same = sha256_file(out / task.shard) == found.shard.sha256
+            files = {out / task.shard: found.shard.sha256}
+            files |= {out / folder / task.shard: digest for folder, digest in found.shard.beside.items()}
+            same = all(sha256_file(path) == digest for path, digest in files.items())
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return found if same else None
 
 
 def run_task(job: Job, task: Task, report: Report) -> Outcome:
-    """Convert the rows of a task and write its shard.
+    """Convert the rows of a task and write its shard, its image log and its rejects.
 
     Raises:
-        DataError: an input cannot be read on; or, where a reject ends the conversion, the first rejected row.
+        DataError: an input cannot be read on; or, where rejects end the conversion, why they do.
     """
-    source = load(job.source)
-    rejects: list[dict[str, Any]] = []
-    images = ImageCounts()
-    count = kept = 0
-    with replacing(job.out / task.shard) as temporary:
-        schema = shard_schema(source.kind, job.options.label_names)
-        with ShardWriter(temporary, schema, shared_images=job.options.turns == "split") as writer:
-            for file, number, row in _rows(job, task):
-                row_id = f"{file.name}:{number}"
-                count += 1
-                try:
-                    rows, counts = convert_row(source, row, file, number, job)
-                except RecordError as error:
-                    if job.fail:
-                        raise DataError(f"row {row_id} is rejected: {error}; --on-error quarantine goes on") from None
-                    rejects.append(_reject(row_id, file, number, error))
-                else:
-                    kept += 1
-                    images.add(counts)
-                    for shard_row in rows:
-                        writer.write(shard_row)
-                if count % _REPORT_EVERY == 0:
-                    report(_REPORT_EVERY)
-        records = writer.rows
-    report(count % _REPORT_EVERY)
-    path = job.out / task.shard
-    shard = ShardInfo(task.shard, records, path.stat().st_size, sha256_file(path), images)
-    outcome = Outcome(shard, count, kept, tuple(rejects))
+    paths = {folder: job.out / folder / task.shard for folder in (IMAGES, REJECTS)}
+    for path in paths.values():
+        path.parent.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        # What is entered first is moved into place last: the shard, when all that belongs to it is there.
+        temporary = enter(replacing(job.out / task.shard))
+        beside = {folder: enter(replacing(path)) for folder, path in paths.items()}
+        schema = shard_schema(job.kind, job.options.label_names)
+        shared = job.options.turns == "split"
+        writer = enter(ShardWriter(temporary, schema, shared_images=shared))
+        log, rejects = enter(open_log(beside[IMAGES])), enter(open_rejects(beside[REJECTS]))
+        writing = _Writing(job, writer, log, rejects)
+        for count, done in enumerate(_convert(job, task), 1):
+            writing.take(done)
+            if count % _REPORT_EVERY == 0:
+                report(_REPORT_EVERY)
+    report(writing.read % _REPORT_EVERY)
+    if not rejects.rows:
+        paths[REJECTS].unlink()
+    hashes = {IMAGES: log.sha256} | ({REJECTS: rejects.sha256} if rejects.rows else {})
+    shard = ShardInfo(task.shard, writer.rows, writer.bytes, writer.sha256, writing.images, hashes)
+    outcome = Outcome(shard, writing.read, writing.kept, writing.rejected)
     write_json(_outcome_path(task, job.out), outcome.to_json())
     return outcome
 
 
-def convert_row(
-    source: Source, row: Any, file: Input, number: int, job: Job
-) -> tuple[list[dict[str, Any]], ImageCounts]:
-    """A raw row as shard rows; all of them, or a reject.
+@dataclass(slots=True)
+class _Converted:
+    """A raw row on its way: its records and their distinct images, or why it is rejected."""
+
+    file: str
+    number: int
+    value: Any
+    records: Sequence[Record] = ()
+    images: Sequence[Image] = ()
+    stored: Sequence[StoredImage | Future[StoredImage]] = ()
+    error: RecordError | None = None
+
+
+@dataclass(slots=True)
+class _Writing:
+    """The files of a task being written, and its counts."""
+
+    job: Job
+    shard: ShardWriter
+    log: RowWriter
+    rejects: RowWriter
+    images: ImageCounts = field(default_factory=ImageCounts)
+    read: int = 0
+    kept: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+
+    def take(self, row: _Converted) -> None:
+        """Write one raw row where it belongs."""
+        self.read += 1
+        try:
+            if row.error is not None:
+                raise row.error
+            stored = [done.result() if isinstance(done, Future) else done for done in row.stored]
+        except RecordError as error:
+            self._reject(row, error)
+            return
+        self.kept += 1
+        row_id = f"{row.file}:{row.number}"
+        for number, image in enumerate(stored):
+            count_image(self.images, image)
+            self.log.write(*log_row(row_id, number, image))
+        by_image = {id(image): done for image, done in zip(row.images, stored, strict=True)}
+        job = self.job
+        provenance = Provenance(job.dataset, job.options.config, job.revision, row.file, row.number)
+        for record in row.records:
+            images = [by_image[id(image)] for image in record.images]
+            self.shard.write(to_row(record, images, job.licence, provenance))
+
+    def _reject(self, row: _Converted, error: RecordError) -> None:
+        name = f"{row.file}:{row.number}"
+        if self.job.fail:
+            raise DataError(f"row {name} is rejected: {error}; --on-error quarantine goes on") from None
+        add_counts(self.rejected, {error.reason: 1})
+        self.rejects.write(*reject_row(row.file, row.number, error, row.value, printable(error.detail)))
+        check_budget(self.rejected, self.job.max_rejects)
+
+
+def check_budget(rejected: Mapping[str, int], most: int | None) -> None:
+    """End a conversion that rejects too much.
 
     Raises:
-        RecordError: the row cannot be kept.
+        DataError: more rows are rejected than ``most``.
     """
-    if isinstance(row, RecordError):
-        raise row
-    if not isinstance(row, Mapping):
-        raise RecordError("not_object", f"the row is {type(row).__name__}, expected an object with named fields")
-    records = source.convert(row, f"{file.name}:{number}", job.options)
-    provenance = Provenance(job.dataset, job.options.config, job.revision, file.name, number)
-    counts = ImageCounts()
-    stored: dict[int, StoredImage] = {}  # records that share images share the very same objects
-    rows = []
-    for record in records:
-        for image in record.images:
-            if id(image) not in stored:
-                stored[id(image)] = _store(image, file, job.policy)
-                _count(counts, stored[id(image)])
-        images = [stored[id(image)] for image in record.images]
-        rows.append(to_row(record, images, job.licence, provenance))
-    return rows, counts
+    count = sum(rejected.values())
+    if most is not None and count > most:
+        reasons = ", ".join(f"{reason} {number}" for reason, number in rejected.items())
+        raise DataError(
+            f"more than {most} rows are rejected ({reasons}); mend the input, or allow more with --max-rejects"
+        )
+
+
+def _convert(job: Job, task: Task) -> Iterator[_Converted]:
+    """All rows of a task in the order they are written; images are worked on in threads where there are several."""
+    source = load(job.source)
+    rows = _rows(job, task)
+    if job.threads == 1:
+        for file, number, value in rows:
+            yield _converted(source, file, number, value, job, None)
+        return
+    ahead: deque[_Converted] = deque()
+    with ThreadPoolExecutor(job.threads, thread_name_prefix="images") as pool:
+        for file, number, value in rows:
+            ahead.append(_converted(source, file, number, value, job, pool))
+            if len(ahead) > _ROWS_AHEAD * job.threads:
+                yield ahead.popleft()
+        yield from ahead
+
+
+def _converted(
+    source: Source, file: Input, number: int, value: Any, job: Job, pool: ThreadPoolExecutor | None
+) -> _Converted:
+    """One raw row; its images are stored, or being stored in the pool."""
+    name = file.name
+    if isinstance(value, RawRow):
+        name, number, value = value.file, value.number, value.value
+    row = _Converted(name, number, value)
+    try:
+        if isinstance(value, RecordError):
+            raise value
+        if not isinstance(value, Mapping):
+            raise RecordError("not_object", f"the row is {type(value).__name__}, expected an object with named fields")
+        row.records = records(source, value, f"{name}:{number}", job.options)
+        # Records that share images share the very same objects.
+        row.images = list({id(image): image for record in row.records for image in record.images}.values())
+        if pool is None:
+            row.stored = [_store(image, file, job.policy) for image in row.images]
+        else:
+            row.stored = [pool.submit(_store, image, file, job.policy) for image in row.images]
+    except RecordError as error:
+        row.error = error
+    return row
 
 
 def _rows(job: Job, task: Task) -> Iterator[tuple[Input, int, Any]]:
@@ -180,23 +276,6 @@ def _store(image: Image, file: Input, policy: ImagePolicy) -> StoredImage:
             raise RecordError("image_path_only", f"{image.path} has no bytes; --image-root says where such files are")
         data = read_inside(Path(file.images), image.path)
     return store(data, policy)
-
-
-def _count(counts: ImageCounts, stored: StoredImage) -> None:
-    counts.count += 1
-    counts.passed += not stored.changes
-    counts.reencoded += bool(stored.changes)
-    add_counts(counts.changes, dict.fromkeys(stored.changes, 1))
-    add_counts(counts.formats, {stored.format: 1})
-    counts.bytes_in += stored.size_in
-    counts.bytes_out += len(stored.data)
-    counts.widest = max(counts.widest, stored.width)
-    counts.highest = max(counts.highest, stored.height)
-
-
-def _reject(row_id: str, file: Input, number: int, error: RecordError) -> dict[str, Any]:
-    detail = printable(error.detail)
-    return {"id": row_id, "file": file.name, "row": number, "reason": error.reason, "detail": detail}
 
 
 def _outcome_path(task: Task, out: Path) -> Path:

@@ -29,12 +29,14 @@ from rawfiles import (
 )
 
 from vlmdata import readers
-from vlmdata.convert import Conversion, convert, engine_names, parse_size
+from vlmdata.convert import Conversion, convert
+from vlmdata.engine import engine_names
 from vlmdata.errors import ConfigError, DataError, OutputExistsError, VlmError
 from vlmdata.lock import locked
 from vlmdata.manifest import Manifest
 from vlmdata.reasons import REASONS
 from vlmdata.shards import open_shards
+from vlmdata.sizes import parse_size
 from vlmdata.summary import summary_lines
 from vlmdata.validate import validate
 
@@ -326,12 +328,14 @@ def test_manifest_has_this_form(raw: Path, tmp_path: Path) -> None:
     done = convert("the_cauldron", raw, tmp_path / "out", config="mine", limit=6)
     values = json.loads((done.out / "manifest.json").read_text())
     shard = values["shards"][0]
+    assert {name: len(digest) for name, digest in shard.pop("beside").items()} == {"images": 64, "rejects": 64}
     assert len(shard.pop("sha256")) == len(values["inputs"][0].pop("fingerprint")) == 64
     assert shard.pop("bytes") == (done.out / shard["name"]).stat().st_size
     assert values["inputs"][0].pop("bytes") == raw.stat().st_size
-    assert set(values.pop("versions")) == {"vlmdata", "pyarrow", "pillow"}
+    assert set(values.pop("versions")) == {"vlmdata", "pyarrow", "pillow", "isal"}
     images = {
-        "count": 7, "passed": 7, "reencoded": 0, "changes": {}, "formats": {"JPEG": 7},
+        "count": 7, "passed": 7, "reencoded": 0, "rotated": 0, "composited": 0, "resized": 0, "small_decodes": 0,
+        "small_decodes_declined": 0, "changes": {}, "formats": {"JPEG": 7},
         "bytes_in": values["images"]["bytes_in"], "bytes_out": values["images"]["bytes_in"],
         "widest": 24, "highest": 16,
     }  # fmt: skip
@@ -346,7 +350,8 @@ def test_manifest_has_this_form(raw: Path, tmp_path: Path) -> None:
         "revision": None,
         "options": {
             "limit": 6, "shuffle_seed": None, "scale": 1.0, "max_side": None, "shard_bytes": 100_000_000,
-            "image_position": "first", "turns": "keep", "prompt": None,
+            "image_position": "first", "turns": "keep", "prompt": None, "verify_images": "header", "columns": None,
+            "adapter_sha256": None,
         },
         "rows": {"read": 6, "kept": 5, "rejected": 1},
         "rejected": {"blank_answer": 1},

@@ -31,7 +31,7 @@ def test_clean_images_pass_as_bytes_and_are_not_decoded(kind: str, monkeypatch: 
     monkeypatch.setattr(Image, "open", None)
     stored = store(data, PLAIN)
     assert stored.data is data
-    assert (stored.format, stored.width, stored.height, stored.changes) == (kind, 24, 16, ())
+    assert (stored.after.format, stored.after.width, stored.after.height, stored.changes) == (kind, 24, 16, ())
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_clean_images_pass_as_bytes_and_are_not_decoded(kind: str, monkeypatch: 
 )
 def test_what_must_change_becomes_rgb(mode: str, kind: str, stored_as: str, change: str) -> None:
     stored = store(encoded(mode, kind=kind), PLAIN)
-    assert stored.format == stored_as and change in stored.changes
+    assert stored.after.format == stored_as and change in stored.changes
     again = picture(stored.data)
     assert (again.mode, again.format, again.size) == ("RGB", stored_as, (24, 16))
     assert store(stored.data, PLAIN).data == stored.data, "what was stored passes from then on"
@@ -60,7 +60,7 @@ def test_what_must_change_becomes_rgb(mode: str, kind: str, stored_as: str, chan
 
 def test_lossless_webp_with_alpha_stays_lossless() -> None:
     stored = store(encoded("RGBA", kind="WEBP", lossless=True), PLAIN)
-    assert stored.format == "PNG"
+    assert stored.after.format == "PNG"
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
@@ -101,7 +101,7 @@ def test_exif_turn_is_baked_in(orientation: int, kind: str) -> None:
     expected = ImageOps.exif_transpose(picture(data))
     again = picture(stored.data)
     assert (stored.data is data) == (orientation == 1)
-    assert again.size == expected.size == (stored.width, stored.height)
+    assert again.size == expected.size == (stored.after.width, stored.after.height)
     assert again.getexif().get(0x0112, 1) == 1
     difference = np.abs(np.asarray(again).astype(int) - np.asarray(expected.convert("RGB")).astype(int))
     assert difference.mean() < (12 if kind == "JPEG" else 0.01)
@@ -112,7 +112,7 @@ def test_tiff_is_turned_once() -> None:
     exif[0x0112] = 6
     data = encoded(kind="TIFF", exif=exif)
     stored = store(data, ImagePolicy(0.5))
-    assert (stored.width, stored.height) == picture(stored.data).size == (8, 12)
+    assert (stored.after.width, stored.after.height) == picture(stored.data).size == (8, 12)
     assert stored.changes == ("format", "scale")
     whole = np.asarray(picture(store(data, PLAIN).data))
     assert np.array_equal(whole, np.asarray(picture(encoded(kind="PNG")).transpose(Image.Transpose.ROTATE_270)))
@@ -121,7 +121,7 @@ def test_tiff_is_turned_once() -> None:
 def test_turn_told_by_xmp_alone() -> None:
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
     stored = store(encoded(kind="JPEG", xmp=xmp), PLAIN)
-    assert (stored.width, stored.height, stored.changes) == (16, 24, ("orientation",))
+    assert (stored.after.width, stored.after.height, stored.changes) == (16, 24, ("orientation",))
 
 
 def test_animation_keeps_the_first_frame_and_says_so() -> None:
@@ -155,7 +155,7 @@ def test_scaled_and_turned_at_once() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     stored = store(encoded(size=(400, 200), exif=exif), ImagePolicy(0.5))
-    assert (stored.width, stored.height) == picture(stored.data).size == (100, 200)
+    assert (stored.after.width, stored.after.height) == picture(stored.data).size == (100, 200)
 
 
 @pytest.mark.parametrize("scale", [0, -1, 1.5, float("nan")])
@@ -224,7 +224,7 @@ def test_one_wrong_byte_is_stored_or_rejected(kind: str, at: float, value: int) 
         stored = store(bytes(data), PLAIN)
     except RecordError:
         return
-    assert stored.width >= 1 and stored.height >= 1
+    assert stored.after.width >= 1 and stored.after.height >= 1
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from vlmdata.errors import ConfigError, DataError
 from vlmdata.plan import Plan, fingerprint, make_tasks, select_rows
 from vlmdata.readers import Contents, Input
+from vlmdata.source import Options
 
 SEGMENTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 500)), max_size=4).map(tuple)
 CONTENTS = st.lists(SEGMENTS.map(lambda segments: Contents(segments, ())), min_size=1, max_size=4)
@@ -57,11 +58,13 @@ def test_pieces_of_json_know_where_their_first_row_begins() -> None:
 
 def test_a_plan_refuses_to_go_on_with_another(tmp_path: Path) -> None:
     def plan(limit: int | None, source: str = "football") -> Plan:
-        return Plan(source, {"limit": limit}, (), make_tasks([Contents(((9, 9),), ())], limit=limit, shuffle_seed=None,
-                                                             shard_bytes=5))  # fmt: skip
+        tasks = make_tasks([Contents(((9, 9),), ())], limit=limit, shuffle_seed=None, shard_bytes=5)
+        options = {"limit": limit, "shuffle_seed": None}
+        return Plan(source, "messages", source, options, Options(turns="keep"), (), tasks)
 
     plan(5).write(tmp_path)
     plan(5).check_same(tmp_path)
+    assert Plan.read(tmp_path) == plan(5)
     with pytest.raises(ConfigError, match="limit was 5, is 6"):
         plan(6).check_same(tmp_path)
     with pytest.raises(ConfigError, match="another source"):
@@ -69,6 +72,8 @@ def test_a_plan_refuses_to_go_on_with_another(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
         plan(5).check_same(tmp_path)
+    with pytest.raises(DataError, match="cannot be read"):
+        Plan.read(tmp_path)
 
 
 def test_fingerprints_tell_contents_not_places(tmp_path: Path) -> None:

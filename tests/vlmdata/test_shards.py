@@ -28,7 +28,7 @@ from rawfiles import (
 )
 from trl.data_utils import prepare_multimodal_messages
 
-from vlmdata import shards
+from vlmdata import parquet
 from vlmdata.convert import Conversion, convert
 from vlmdata.errors import DataError, MissingError
 from vlmdata.shards import open_shards, shard_schema
@@ -101,7 +101,7 @@ def test_a_shard_without_a_kept_row_loads(tmp_path: Path) -> None:
 
 
 def test_row_groups_are_capped_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "ROW_GROUP_BYTES", 3000)
+    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 3000)
     raw = write_parquet(tmp_path / "x.parquet", cauldron_rows(12), CAULDRON)
     done = convert("the_cauldron", raw, tmp_path / "out")
     meta = pq.read_metadata(done.out / done.manifest.shards[0].name)

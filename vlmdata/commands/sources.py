@@ -9,14 +9,25 @@ __all__ = ["sources"]
 
 @click.command()
 @click.argument("name", required=False)
-def sources(name: str | None) -> None:
+@click.option("--configs", is_flag=True, help="List the sub-datasets of NAME, one a line.")
+def sources(name: str | None, configs: bool) -> None:
     """List the sources, or show what is known of one.
+
+    NAME is a source of the list, or a Python file of your own.
 
     \b
     Examples:
       vlmdata sources
       vlmdata sources the_cauldron
+      vlmdata sources --configs the_cauldron
+      vlmdata sources ./my_source.py
     """  # noqa: D301
-    from vlmdata.listing import describe, overview
+    from vlmdata.errors import ConfigError
+    from vlmdata.listing import configurations, describe, overview
 
-    click.echo(overview() if name is None else describe(name))
+    if configs and name is None:
+        raise ConfigError("--configs needs the NAME of a source: vlmdata sources --configs the_cauldron")
+    if name is None:
+        click.echo(overview())
+    else:
+        click.echo(configurations(name) if configs else describe(name))

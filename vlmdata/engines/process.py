@@ -6,10 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -20,6 +21,7 @@ from vlmdata.work import Job, Outcome, Report, run_task
 __all__ = ["run"]
 
 _POLL_SECONDS = 0.2
+_ATTEMPTS = 3
 _rows_read: Any = None
 _stopped: Any = None
 
@@ -28,12 +30,39 @@ class _Stopped(Exception):
     """The caller wants no more results."""
 
 
-def run(job: Job, tasks: Sequence[Task], workers: int, report: Report) -> Iterator[Outcome]:
-    """Outcomes in the order of the tasks, whichever is finished first.
+def run(job: Job, tasks: Sequence[Task], workers: int, report: Report, address: str | None) -> Generator[Outcome, None, None]:
+    """Outcomes in the order of the tasks, whichever is finished first; tasks of a killed worker are run again.
 
     Raises:
-        DataError: a worker was killed from outside.
+        DataError: workers are killed again and again.
     """
+    waiting = list(tasks)
+    for _ in range(_ATTEMPTS):
+        told = 0
+
+        def tell(rows: int) -> None:
+            nonlocal told
+            report(rows)
+            told += rows
+
+        finished = 0
+        try:
+            with closing(_pooled(job, waiting, workers, tell)) as outcomes:
+                for outcome in outcomes:
+                    finished += outcome.read
+                    del waiting[0]
+                    yield outcome
+            return
+        except BrokenProcessPool:
+            report(finished - told)  # what the lost tasks had read will be read again
+    raise DataError(
+        f"worker processes were killed {_ATTEMPTS} times, most likely because memory ran out; "
+        "run it again with --resume and fewer --workers"
+    )
+
+
+def _pooled(job: Job, tasks: Sequence[Task], workers: int, report: Report) -> Generator[Outcome, None, None]:
+    """Outcomes from one pool, as long as it holds."""
     context = multiprocessing.get_context("spawn")
     rows_read, stopped = context.Value("q", 0), context.Event()
     told = 0
@@ -51,11 +80,6 @@ def run(job: Job, tasks: Sequence[Task], workers: int, report: Report) -> Iterat
                 outcome = _await(future, tell)
                 tell()
                 yield outcome
-        except BrokenProcessPool:
-            raise DataError(
-                "a worker process was killed, most likely because memory ran out; "
-                "run it again with --resume and fewer --workers"
-            ) from None
         finally:
             stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)

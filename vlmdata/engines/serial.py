@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from vlmdata.plan import Task
 from vlmdata.work import Job, Outcome, Report, run_task
@@ -10,7 +10,7 @@ from vlmdata.work import Job, Outcome, Report, run_task
 __all__ = ["run"]
 
 
-def run(job: Job, tasks: Sequence[Task], workers: int, report: Report) -> Iterator[Outcome]:
+def run(job: Job, tasks: Sequence[Task], workers: int, report: Report, address: str | None) -> Generator[Outcome, None, None]:
     """Outcomes in the order of the tasks."""
     for task in tasks:
         yield run_task(job, task, report)

@@ -18,7 +18,7 @@ Rejected: a label outside the class names, an image without bytes.
 from __future__ import annotations
 
 from vlmdata.errors import RecordError
-from vlmdata.fields import image_value
+from vlmdata.fields import image_value, shown
 from vlmdata.records import Message, Record, Sample, image, text
 from vlmdata.source import Options, Row, Source
 
@@ -59,7 +59,9 @@ def _index(label: object, names: tuple[str, ...]) -> int:
         return names.index(label)
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
         return label
-    raise RecordError("unknown_label", f"{label!r} is neither one of {len(names)} class names nor an index below that")
+    raise RecordError(
+        "unknown_label", f"{shown(label)} is neither one of {len(names)} class names nor an index below that"
+    )
 
 
 SOURCE = Source(

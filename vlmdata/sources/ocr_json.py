@@ -16,14 +16,14 @@ Record: the conversation, the images where the marks stand, in any user turn; th
 none of them. Paths start from the image root (the folder of the JSON file unless given).
 
 Rejected: more or fewer marks than images, an unknown role, a blank answer, an empty turn, an image outside a user
-turn, a path that is missing or leads out of the image root.
+turn, videos or sounds, a path that is missing or leads out of the image root.
 """
 
 from __future__ import annotations
 
 from vlmdata.errors import RecordError
-from vlmdata.fields import images_value, text_value
-from vlmdata.marks import conversation
+from vlmdata.fields import meta_text, text_value
+from vlmdata.marks import conversation, refuse_media, row_images
 from vlmdata.records import Record, Sample
 from vlmdata.source import Options, Row, Source
 
@@ -32,18 +32,19 @@ __all__ = ["SOURCE", "convert"]
 
 def convert(row: Row, row_id: str, options: Options) -> list[Record]:
     """One conversation."""
+    refuse_media(row)
     turns = row.get("messages") if row.get("messages") is not None else row.get("conversations")
     if turns is None:
         raise RecordError("wrong_fields", "neither messages nor conversations")
-    given = row.get("images") if row.get("images") is not None else row.get("image")
-    messages, images = conversation(turns, images_value(given), text_value(row, "system"))
-    meta = {"raw_id": str(row["id"])} if row.get("id") is not None else {}
+    messages, images = conversation(turns, row_images(row), text_value(row, "system"))
+    meta = {"raw_id": meta_text(row["id"])} if row.get("id") is not None else {}
     return [Sample(row_id, images, messages, "ocr_json", meta=meta)]
 
 
 SOURCE = Source(
     kind="messages",
     columns=(frozenset({"messages"}), frozenset({"conversations"})),
+    optional=frozenset({"id", "image", "images", "system"}),
     convert=convert,
     url="https://github.com/hiyouga/LLaMA-Factory/tree/main/data",
     licence="your own",

@@ -16,7 +16,7 @@ Rejected: a blank question, a blank answer, two answers that are the same, an im
 from __future__ import annotations
 
 from vlmdata.errors import RecordError
-from vlmdata.fields import image_value, text_value
+from vlmdata.fields import image_value, meta_text, text_value
 from vlmdata.records import Message, Preference, Record, image, text
 from vlmdata.source import Options, Row, Source
 
@@ -33,7 +33,7 @@ def convert(row: Row, row_id: str, options: Options) -> list[Record]:
     parts = (image(), text(question))
     prompt = Message("user", parts if options.image_position == "first" else parts[::-1])
     chosen, rejected = (Message("assistant", (text(text_value(row, name)),)) for name in ("chosen", "rejected"))
-    meta = {name: str(row[name]) for name in _KEPT if row.get(name) is not None}
+    meta = {name: meta_text(row[name]) for name in _KEPT if row.get(name) is not None}
     return [
         Preference(row_id, (image_value(row.get("image")),), (prompt,), (chosen,), (rejected,), "rlaif_v", meta=meta)
     ]
@@ -42,6 +42,7 @@ def convert(row: Row, row_id: str, options: Options) -> list[Record]:
 SOURCE = Source(
     kind="preference",
     columns=(frozenset({"image", "question", "chosen", "rejected"}),),
+    optional=frozenset(_KEPT),
     convert=convert,
     url="https://huggingface.co/datasets/openbmb/RLAIF-V-Dataset",
     hub_id="openbmb/RLAIF-V-Dataset",

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmdata.errors import RecordError
-from vlmdata.fields import images_value, text_value
+from vlmdata.fields import images_value, printable, text_value
 from vlmdata.records import Image, Message, Record, Sample, image, text
 from vlmdata.source import Options, Row, Source
 
@@ -36,11 +36,19 @@ _CONFIGS = (
 )
 
 
+# Rows of each set as its dataset viewer shows them.
+_ROWS = (
+    "2,434 16,539 26,963 18.3k 70k 70k 46.3k 48k 300 10.2k 200k 100k 5,276 9,303 8.5k 2.5k 5.66k 27.3k 2.12k 1.28k "
+    "200k 37.4k 70.9k 7.62k 50.4k 166k 9.01k 157k 42k 10k 8.51k 75k 38.2k 4.98k 15.7k 8.57k 17.2k 22.7k 98.7k 2.2k "
+    "22k 22k 1.49k 9.97k 14.4k 3.03k 313 82.8k 2.16k 10k"
+)
+
+
 def convert(row: Row, row_id: str, options: Options) -> list[Record]:
     """One conversation, or one record for each question/answer pair."""
     images = images_value(row.get("images"))
     pairs = row.get("texts")
-    if not isinstance(pairs, Sequence) or isinstance(pairs, str):
+    if not isinstance(pairs, Sequence) or isinstance(pairs, str | bytes):
         raise RecordError("wrong_fields", f"texts is {type(pairs).__name__}, expected a list of user/assistant pairs")
     if not pairs:
         raise RecordError("no_messages", "texts is empty")
@@ -60,7 +68,7 @@ def _sample(images: tuple[Image, ...], pairs: Sequence[Any], record_id: str, opt
         places = tuple(image() for _ in images) if turn == 0 else ()
         content = places + words if options.image_position == "first" else words + places
         messages += [Message("user", content), Message("assistant", (text(text_value(pair, "assistant")),))]
-        origin = text_value(pair, "source")
+        origin = printable(text_value(pair, "source"))
         if origin and origin not in origins:
             origins.append(origin)
     meta = {"config": options.config, "origin": origins}
@@ -76,5 +84,6 @@ SOURCE = Source(
     licence="each set its own; prompts CC-BY-4.0",
     summary="50 question/answer sets, several turns and images a row",
     configs=tuple(_CONFIGS.split()),
+    config_rows=dict(zip(_CONFIGS.split(), _ROWS.split(), strict=True)),
     splits_turns=True,
 )

@@ -1,0 +1,115 @@
+"""Folders that are there whole or not at all: written beside their place, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from vlmdata.errors import ConfigError, OutputExistsError, VlmError
+from vlmdata.lock import locked
+from vlmdata.manifest import MANIFEST
+
+__all__ = ["SPLIT", "check_output", "publishing"]
+
+SPLIT = "split.json"
+"""What ``vlmdata split`` writes beside the parts."""
+
+_NOT_WRITABLE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS}
+_OURS = re.compile(r"manifest\.json|plan\.json|rejects\.jsonl|README\.md|rejects|images|data-\d{5}-of-\d{5}\.parquet")
+
+
+def check_output(out: Path, inputs: Sequence[Path], *, overwrite: bool) -> Path:
+    """The real path of an output folder that may be written.
+
+    Args:
+        out: the folder asked for.
+        inputs: folders that are read meanwhile.
+        overwrite: a dataset that lies there may be replaced.
+
+    Raises:
+        OutputExistsError: it is an input or lies in one, holds one, is a file, or holds something already.
+    """
+    folder = Path(os.path.realpath(out))
+    for path in inputs:
+        real = Path(os.path.realpath(path))
+        if folder == real:
+            raise OutputExistsError(f"{out} is the input itself; give another --out")
+        if folder.is_relative_to(real) or real.is_relative_to(folder):
+            raise OutputExistsError(f"{out} and the input {path} lie in each other; give another --out")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise OutputExistsError(f"{out} is a file; --out is a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return folder
+    foreign = _foreign(folder)
+    if foreign:
+        raise OutputExistsError(f"{out} holds {foreign[0]}, which is no part of a dataset; give a new folder as --out")
+    if not overwrite:
+        raise OutputExistsError(f"{out} holds a dataset; --overwrite replaces it")
+    return folder
+
+
+@contextmanager
+def publishing(out: Path, inputs: Sequence[Path], *, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside ``out`` that takes its place when the block ends without an error.
+
+    Args:
+        out: the folder to write.
+        inputs: folders that are read meanwhile.
+        overwrite: replace a dataset that lies there.
+
+    Raises:
+        OutputExistsError: see ``check_output``; or another process is writing there.
+        ConfigError: the folder cannot be written to.
+    """
+    folder = check_output(out, inputs, overwrite=overwrite)
+    fresh = folder.with_name(f".{folder.name}.vlmdata-new")
+    former = folder.with_name(f".{folder.name}.vlmdata-old")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            _recover(folder, fresh, former)
+            check_output(out, inputs, overwrite=overwrite)
+            try:
+                fresh.mkdir()
+                yield fresh
+                _replace(folder, fresh, former)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+    except OSError as error:
+        if isinstance(error, VlmError) or error.errno not in _NOT_WRITABLE | {errno.ENOTDIR, errno.EEXIST}:
+            raise
+        raise ConfigError(f"cannot write to {out}: {error.strerror}; mend that, or give another --out") from None
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Names in a folder that no dataset and no split brings; everything where it holds neither."""
+    names = sorted(path.name for path in folder.iterdir())
+    if MANIFEST in names:
+        return [name for name in names if not _OURS.fullmatch(name)]
+    if SPLIT not in names:
+        return names
+    bad = [path.name for path in folder.iterdir() if path.name != SPLIT and not (path / MANIFEST).is_file()]
+    return bad or [f"{path.name}/{name}" for path in folder.iterdir() if path.is_dir() for name in _foreign(path)]
+
+
+def _recover(folder: Path, fresh: Path, former: Path) -> None:
+    """Clear up after a run that was killed; a dataset that was being replaced comes back."""
+    shutil.rmtree(fresh, ignore_errors=True)
+    if former.is_dir() and not folder.exists():
+        former.rename(folder)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _replace(folder: Path, fresh: Path, former: Path) -> None:
+    if folder.is_dir():
+        if any(folder.iterdir()):
+            folder.rename(former)
+        else:
+            folder.rmdir()
+    fresh.rename(folder)
+    shutil.rmtree(former, ignore_errors=True)
