@@ -77,11 +77,12 @@ def _module(path: str) -> ModuleType:
     sys.modules[module.__name__] = module  # where dataclasses look for the module of a class
     try:
         exec(compile(data, path, "exec"), module.__dict__)
-    except SyntaxError as error:
-        raise DataError(f"{path} line {error.lineno}: {error.msg}") from None
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        del sys.modules[module.__name__]
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        if isinstance(error, SyntaxError) and error.filename == path and error.lineno:
+            raise DataError(f"{path} line {error.lineno}: {error.msg}") from None
         frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         where = f" line {frames[-1]}" if frames else ""
         problem = " ".join(str(error).split())[:200] if str(error) else "no message"

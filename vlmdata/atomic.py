@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["replacing", "sha256_file", "write_json", "write_lines"]
+from vlmdata.places import is_remote, upload
+
+__all__ = ["NOT_WRITABLE", "replacing", "sha256_file", "write_json", "write_lines"]
+
+NOT_WRITABLE = frozenset({errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS})
+"""Numbers of the system's errors that say a place cannot be written to, or is full."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+    """A temporary local path whose file takes the place of ``path`` when the block ends without an error.
 
     Its name is the process's own, as several may write the same file on a cluster.
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="vlmdata-") as folder:
+            made = Path(folder) / path.name
+            yield made
+            upload(made, path)
+        return
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary

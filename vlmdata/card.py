@@ -32,9 +32,14 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     yield f"- licence: {manifest.licence}.{warning}"
     yield f"- rows: {rows.read:,} read = {rows.kept:,} kept + {rows.rejected:,} rejected"
     yield f"- records: {manifest.records:,}"
-    if images.count:
+    if images.count and manifest.command != "convert":
+        yield f"- images: {images.count:,}, stored as they were"
+    elif images.count:
         yield f"- images: {images.count:,} = {images.passed:,} passed as they came + {images.reencoded:,} re-encoded"
     options = ", ".join(f"{key} {value}" for key, value in manifest.options.items() if value not in (None, [], ""))
     yield f"- made by vlmdata {manifest.command}: {options}"
-    yield from ("", "`manifest.json` holds counts, options and hashes of every file, `images/` what happened to each")
-    yield "image, `rejects.jsonl` and `rejects/` the rows that were not used and why."
+    yield from ("", "`manifest.json` holds counts, options and hashes of every file, `rejects.jsonl` the rows")
+    if manifest.command == "convert":
+        yield "that were not used and why, `rejects/` those rows as they came, `images/` what happened to each image."
+    else:
+        yield "that were left out and why."

@@ -7,9 +7,15 @@ import click
 from vlmdata import __version__
 from vlmdata.command import ErrorGroup
 from vlmdata.commands.convert import convert
+from vlmdata.commands.dedup import dedup
+from vlmdata.commands.filter import filter_command
 from vlmdata.commands.finalize import finalize
+from vlmdata.commands.mix import mix
+from vlmdata.commands.preview import preview
 from vlmdata.commands.sample import sample
 from vlmdata.commands.sources import sources
+from vlmdata.commands.split import split
+from vlmdata.commands.stats import stats
 from vlmdata.commands.validate import validate
 
 __all__ = ["main"]
@@ -23,5 +29,5 @@ def main() -> None:
     """Convert raw image-text data into checked shards for training."""
 
 
-for command in (sources, convert, finalize, validate, sample):
+for command in (sources, convert, finalize, validate, stats, preview, split, dedup, filter_command, mix, sample):
     main.add_command(command)

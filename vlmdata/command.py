@@ -9,7 +9,7 @@ import click
 
 from vlmdata.errors import VlmError
 
-__all__ = ["ErrorGroup"]
+__all__ = ["ErrorGroup", "PLACE", "PlaceType"]
 
 
 class ErrorGroup(click.Group):
@@ -26,3 +26,20 @@ class ErrorGroup(click.Group):
             line = " ".join(str(error).split())
             click.echo(f"{ctx.info_name}: {line}", err=True)
             sys.exit(2)
+
+
+class PlaceType(click.ParamType):
+    """A local path, or the address of an object store."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The place the text names."""
+        if not isinstance(value, str):
+            return value
+        from vlmdata.places import place
+
+        return place(value)
+
+
+PLACE = PlaceType()

@@ -15,6 +15,7 @@ from vlmdata.finish import finish
 from vlmdata.lock import locked
 from vlmdata.manifest import Manifest
 from vlmdata.output import check_out, prepare, writable
+from vlmdata.places import absolute, place
 from vlmdata.plan import Task
 from vlmdata.progress import Progress
 from vlmdata.request import RawOptions, Request, parse_budget, plan_again, plan_request, policy_of
@@ -132,7 +133,7 @@ def convert_rejects(old: str | Path, out: str | Path, **options: Unpack[ConvertO
         VlmError: as ``convert``; or nothing was rejected.
     """
     _, folder, run, asked = _arguments((old,), out, options)
-    return _convert(plan_again(Path(old), **asked), folder, run)
+    return _convert(plan_again(place(old), **asked), folder, run)
 
 
 def convert_rank(
@@ -178,7 +179,7 @@ def _arguments(
 ) -> tuple[list[str], Path, RunOptions, RawOptions]:
     """Paths made plain, options parted, and the output folder checked before anything is read."""
     paths = [os.fspath(path) for path in ([raw] if isinstance(raw, str | os.PathLike) else raw)]
-    folder = Path(os.path.abspath(out))
+    folder = absolute(out)
     unknown = options.keys() - ConvertOptions.__annotations__.keys()
     if unknown:
         raise TypeError(f"convert has no option {min(unknown)!r}; it has {choices(ConvertOptions.__annotations__)}")

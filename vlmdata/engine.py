@@ -14,9 +14,10 @@ from vlmdata.errors import ConfigError, choices
 from vlmdata.plan import Task
 from vlmdata.work import Job, Outcome, Report
 
-__all__ = ["Engine", "engine_names", "load_engine"]
+__all__ = ["Engine", "Outcomes", "engine_names", "load_engine"]
 
-Engine = Callable[[Job, Sequence[Task], int, Report, str | None], Generator[Outcome, None, None]]
+Outcomes = Generator[Outcome, None, None]
+Engine = Callable[[Job, Sequence[Task], int, Report, str | None], Outcomes]
 
 
 def engine_names() -> list[str]:

@@ -58,10 +58,11 @@ def _rejects(stats: Stats) -> Iterator[Finding]:
     lost = stats.read - stats.kept
     if not lost:
         return
-    level: Literal["warning", "note"] = "warning" if lost > 0.05 * stats.read else "note"
+    level: Literal["warning", "note"] = "warning" if lost > 0.05 * stats.read and not stats.derived else "note"
     reason, count = next(iter(stats.rejected.items()), ("", 0))
     most = f", most often for {reason} ({count:,})" if reason else ""
-    yield Finding(level, f"{lost:,} of {stats.read:,} raw rows ({percent(lost, stats.read)}) were rejected{most}.")
+    rows, word = ("rows", "dropped") if stats.derived else ("raw rows", "rejected")
+    yield Finding(level, f"{lost:,} of {stats.read:,} {rows} ({percent(lost, stats.read)}) were {word}{most}.")
 
 
 def _labels(stats: Stats) -> Iterator[Finding]:
@@ -83,7 +84,7 @@ def _pairs(stats: Stats) -> Iterator[Finding]:
     for side, other in (("chosen", "rejected"), ("rejected", "chosen")):
         share = stats.longer.get(side, 0) / pairs
         if share >= 0.65:
-            text = f"The {side} answer is longer than the {other} one in {share:.0%} of the pairs"
+            text = f"The {side} answer is longer than the {other} one in {100 * share:.0f} % of the pairs"
             yield Finding("warning", f"{text}: a model may learn length instead of content.")
 
 

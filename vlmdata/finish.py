@@ -12,6 +12,7 @@ from vlmdata.errors import DataError
 from vlmdata.lock import locked
 from vlmdata.manifest import CARD, MANIFEST, ImageCounts, Manifest, RowCounts, add_counts
 from vlmdata.output import remove_leftovers
+from vlmdata.places import place
 from vlmdata.plan import Plan
 from vlmdata.rejects import REJECTS, REJECTS_FILE, reject_lines
 from vlmdata.source import load
@@ -29,7 +30,7 @@ def finalize(out: str | Path) -> Manifest:
     Raises:
         MissingError, DataError: there is no planned conversion, or shards are missing.
     """
-    folder = Path(out)
+    folder = place(out)
     plan = Plan.read(folder)
     with locked(folder):
         if (folder / MANIFEST).exists():

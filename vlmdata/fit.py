@@ -10,6 +10,8 @@ from vlmdata.source import Kind, Pairs, Source, fitting, kind_of, renamed
 
 __all__ = ["common_kind", "inspect_fitting"]
 
+_TOLD = 4
+
 
 def inspect_fitting(name: str, source: Source, file: Input, columns: Pairs) -> Contents:
     """Inspect a file and refuse it when its rows are not the source's.
@@ -22,7 +24,7 @@ def inspect_fitting(name: str, source: Source, file: Input, columns: Pairs) -> C
     if contents.rows == 0:
         return contents
     if not contents.columns:
-        raise DataError(f"{file.path} holds no row that is an object; expected {_wanted(source)}")
+        raise DataError(f"{file.path} holds no row that is an object; expected {_wanted(name, source)}")
     if any(kind_of(source, _fields(found, columns)) for found in contents.columns):
         return contents
     found = contents.columns[0]
@@ -35,7 +37,7 @@ def inspect_fitting(name: str, source: Source, file: Input, columns: Pairs) -> C
         hint += "; one subfolder for each class gives label, a metadata.jsonl or a .txt beside each picture gives text"
     elif not others:
         hint = "; --columns FIELD=COLUMN says which column holds which field" if source.locate is None else ""
-    raise DataError(f"{file.path} is not of {name}: expected {_wanted(source)}, found {choices(found)}{hint}")
+    raise DataError(f"{file.path} is not of {name}: expected {_wanted(name, source)}, found {choices(found)}{hint}")
 
 
 def _fields(found: frozenset[str], columns: Pairs) -> frozenset[str]:
@@ -61,5 +63,6 @@ def common_kind(source: Source, inputs: Sequence[Input], contents: Sequence[Cont
     return next(iter(kinds), source.kind)
 
 
-def _wanted(source: Source) -> str:
-    return ", or ".join("columns " + choices(columns) for columns in source.alternatives)
+def _wanted(name: str, source: Source) -> str:
+    told = ", or ".join("columns " + choices(columns) for columns in source.alternatives[:_TOLD])
+    return told if len(source.alternatives) <= _TOLD else f"{told}, or others (vlmdata sources {name} lists them)"

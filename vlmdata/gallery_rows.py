@@ -148,9 +148,7 @@ def _quotas(counts: Mapping[str, int], most: int) -> dict[str, int]:
     return quotas
 
 
-def _raw_images(
-    folder: Path, found: Sequence[Mapping[str, Any]], kept: dict[int, _Raw]
-) -> Iterator[tuple[str, bytes]]:
+def _raw_images(folder: Path, found: Sequence[Mapping[str, Any]], kept: dict[int, _Raw]) -> Iterator[tuple[str, bytes]]:
     """The images of rejected rows that were kept raw; what else they hold is noted by the number of the reject."""
     import pyarrow.parquet as pq
 

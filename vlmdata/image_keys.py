@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from vlmdata.errors import ConfigError, DataError, RecordError
+from vlmdata.errors import ConfigError, DataError, MissingError, RecordError
 from vlmdata.image_folder import list_images
 from vlmdata.images import ImagePolicy, read_inside, store
 from vlmdata.manifest import MANIFEST
@@ -82,7 +82,9 @@ def evaluation_images(path: Path, by: By, workers: int = 1) -> EvalImages:
         DataError: the folder holds neither.
         MissingError: there is no such folder.
     """
-    if (path / MANIFEST).is_file() or not path.is_dir():
+    if not path.is_dir():
+        raise MissingError(f"no folder {path}; expected a dataset or a folder of pictures")
+    if (path / MANIFEST).is_file():
         shards = open_shards(path)
         keys = image_keys(shards, by, workers)
         ids = [row["id"] for row in shards.rows(["id"])]

@@ -16,6 +16,7 @@ from typing import Literal
 from vlmdata.errors import ConfigError, RecordError
 from vlmdata.headers import Header, read_header
 from vlmdata.pixels import FORMATS, decode, decode_scaled, encode, open_picture, rgb_on_white, scaled, turned
+from vlmdata.places import inside, is_remote
 
 __all__ = [
     "Encoded",
@@ -156,9 +157,11 @@ def read_inside(root: Path, path: str) -> bytes:
     Raises:
         RecordError: ``path_outside_root``, ``image_not_found``, ``image_unreadable`` or ``image_too_large``.
     """
-    base = os.path.realpath(root)
     if "\0" in path:
         raise RecordError("image_not_found", f"{path!r} holds a zero character")
+    if is_remote(root):
+        return _read_remote(root, path)
+    base = os.path.realpath(root)
     real = os.path.realpath(os.path.join(base, path))
     if not Path(real).is_relative_to(base):
         raise RecordError("path_outside_root", f"{path} leads out of the image root")
@@ -172,6 +175,20 @@ def read_inside(root: Path, path: str) -> bytes:
         return Path(real).read_bytes()
     except OSError as error:
         raise RecordError("image_unreadable", f"{path}: {error.strerror}") from None
+
+
+def _read_remote(root: Path, path: str) -> bytes:
+    found = inside(root, path)
+    if found is None:
+        raise RecordError("path_outside_root", f"{path} leads out of the image root")
+    try:
+        if not found.is_file():
+            raise RecordError("image_not_found", f"no file {path} in the image root")
+        if found.stat().st_size > MAX_BYTES:
+            raise RecordError("image_too_large", f"{found.stat().st_size} bytes, at most {MAX_BYTES} are read")
+        return found.read_bytes()
+    except OSError as error:
+        raise RecordError("image_unreadable", f"{path}: {error}") from None
 
 
 def _check_pixels(width: int, height: int, policy: ImagePolicy) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlmdata import json_rows
@@ -15,7 +15,7 @@ from vlmdata.fit import common_kind, inspect_fitting
 from vlmdata.hub import RemoteFiles, is_hub_id, list_remote
 from vlmdata.image_folder import CAPTION_FILES, list_images
 from vlmdata.readers import Contents, Format, Input
-from vlmdata.source import Kind, Pairs, Source
+from vlmdata.source import Kind, Located, Pairs, Source
 
 __all__ = ["Found", "find"]
 
@@ -74,6 +74,7 @@ def find(
     revision: str | None,
     image_root: str | None,
     columns: Pairs = (),
+    limit: int | None = None,
 ) -> Found:
     """Find and inspect the raw files; all that is wrong with them as a whole shows here.
 
@@ -86,14 +87,16 @@ def find(
         revision: branch, tag or commit on the hub.
         image_root: folder that image paths start from.
         columns: of ``parse_columns``: which column holds which field.
+        limit: how many rows are wanted; files behind those that hold them are left out unopened.
 
     Raises:
         ConfigError: a configuration name is missing or makes no sense, or a column is not there.
         MissingError: a path or hub dataset is not there.
         DataError: a file cannot be read, or has other columns than the source needs.
     """
+    search = _Search(name, source, config, split, image_root, columns, limit)
     if source.locate is not None:
-        return _find_located(name, source, raw, config, split, image_root, columns)
+        return _find_located(search, source.locate, raw)
     if config is not None and not source.configs:
         raise ConfigError(f"{name} has no configurations, --config {config} makes no sense with it")
     remote = _remote(name, source, raw, config, revision)
@@ -102,58 +105,83 @@ def find(
         chosen = set(_of_split(_of_config(name, source, remote.repo, paths, config), split, remote.repo))
         _check_uploads(chosen)
         sizes = dict(remote.files)
-        inputs = [Input(remote.url(path), path, "parquet", sizes[path], image_root) for path in sorted(chosen)]
-        contents = [inspect_fitting(name, source, file, columns) for file in inputs]
+        files = [Input(remote.url(path), path, "parquet", sizes[path], image_root) for path in sorted(chosen)]
+        inputs, contents = _up_to(limit, files, search.inspect(files, 0))
         kind = common_kind(source, inputs, contents, columns)
-        return Found(tuple(inputs), tuple(contents), config, remote.revision, remote.repo, kind, columns)
+        return Found(inputs, contents, config, remote.revision, remote.repo, kind, columns)
     if revision is not None:
         raise ConfigError(f"--revision {revision} is for the hub, but RAW is local: {raw[0]}")
-    files, found = _find_local(name, source, raw, config, split, image_root, columns)
-    kind = common_kind(source, files, found, columns)
-    known = config or _known_config(source, files)
-    return Found(tuple(_named(files)), tuple(found), known, None, None, kind, columns)
+    inputs, contents = _find_local(search, raw)
+    kind = common_kind(source, inputs, contents, columns)
+    return Found(inputs, contents, config or _known_config(source, inputs), None, None, kind, columns)
 
 
-def _find_local(
-    name: str,
-    source: Source,
-    raw: Sequence[str],
-    config: str | None,
-    split: str | None,
-    image_root: str | None,
-    columns: Pairs,
-) -> tuple[list[Input], list[Contents]]:
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What is looked for; as the parameters of ``find``."""
+
+    name: str
+    source: Source
+    config: str | None
+    split: str | None
+    image_root: str | None
+    columns: Pairs
+    limit: int | None
+
+    def inspect(self, files: Sequence[Input], rows: int, at_least: int = 0) -> list[Contents | None]:
+        """What files hold, behind others with that many rows; None for those that are not needed."""
+        found: list[Contents | None] = []
+        for number, file in enumerate(files):
+            if self.limit is not None and rows >= self.limit and number >= at_least:
+                found.append(None)
+                continue
+            holds = inspect_fitting(self.name, self.source, file, self.columns)
+            found.append(holds)
+            rows += holds.rows
+        return found
+
+
+def _up_to(
+    limit: int | None, files: Sequence[Input], found: Sequence[Contents | None]
+) -> tuple[tuple[Input, ...], tuple[Contents, ...]]:
+    """The files that hold the first rows, up to the limit."""
+    inputs: list[Input] = []
+    contents: list[Contents] = []
+    rows = 0
+    for file, holds in zip(files, found, strict=True):
+        if holds is None or (limit is not None and rows >= limit):
+            break
+        inputs.append(file)
+        contents.append(holds)
+        rows += holds.rows
+    return tuple(inputs), tuple(contents)
+
+
+def _find_local(search: _Search, raw: Sequence[str]) -> tuple[tuple[Input, ...], tuple[Contents, ...]]:
     files: list[Input] = []
-    found: list[Contents] = []
+    found: list[Contents | None] = []
     for path in map(Path, raw):
-        for file, holds in _local(name, source, path, config, split, image_root, columns):
+        rows = sum(holds.rows for holds in found if holds is not None)
+        for file, holds in _local(search, path, rows):
             if file.path in {other.path for other in files}:
                 raise ConfigError(f"{file.path} is given twice")
             files.append(file)
             found.append(holds)
-    return files, found
+    return _up_to(search.limit, list(_named(files)), found)
 
 
-def _find_located(
-    name: str,
-    source: Source,
-    raw: Sequence[str],
-    config: str | None,
-    split: str | None,
-    image_root: str | None,
-    columns: Pairs,
-) -> Found:
+def _find_located(search: _Search, locate: Callable[[Path, str | None], Located], raw: Sequence[str]) -> Found:
     """The files that a list of data sets means by a name."""
-    assert source.locate is not None
-    if columns:
+    name, config = search.name, search.config
+    if search.columns:
         raise ConfigError(f"the entries of {name} name their columns themselves, --columns makes no sense with it")
     if len(raw) != 1:
         raise ConfigError(f"{name} reads one list of data sets, got {len(raw)} paths; give its file or its folder")
-    located = source.locate(Path(raw[0]), config)
-    root = located.image_root if image_root is None else image_root
-    files, found = _find_local(name, source, located.files, None, split, root, located.columns)
-    inputs = tuple(_named(files))
-    return Found(inputs, tuple(found), config, None, None, located.kind, located.columns, located.tags)
+    located = locate(Path(raw[0]), config)
+    root = located.image_root if search.image_root is None else search.image_root
+    search = replace(search, config=None, image_root=root, columns=located.columns)
+    inputs, contents = _find_local(search, located.files)
+    return Found(inputs, contents, config, None, None, located.kind, located.columns, located.tags)
 
 
 def _remote(
@@ -218,36 +246,34 @@ def _check_uploads(paths: Iterable[str]) -> None:
         seen[key] = path
 
 
-def _local(
-    name: str,
-    source: Source,
-    path: Path,
-    config: str | None,
-    split: str | None,
-    image_root: str | None,
-    columns: Pairs,
-) -> Iterator[tuple[Input, Contents]]:
-    """The inputs a local path stands for: itself, or the first kind of data in a folder that fits the source."""
+def _local(search: _Search, path: Path, rows: int) -> Iterator[tuple[Input, Contents | None]]:
+    """The inputs a local path stands for: itself, or the first kind of data in a folder that fits the source.
+
+    ``rows`` are in what stands before it.
+    """
+    name, split, root = search.name, search.split, search.image_root
     if not path.is_dir():
         if split is not None:
             _of_split([path.name], split, str(path))
-        file = _input(path, image_root)
-        yield file, inspect_fitting(name, source, file, columns)
+        file = _input(path, root)
+        yield file, search.inspect([file], rows)[0]
         return
+    config = search.config
     base = path / config if config and (path / config).is_dir() else path
     errors: list[VlmError] = []
     for kind in (_tables, _captions, _rows, _pictures):
         try:
-            found = [(file, inspect_fitting(name, source, file, columns)) for file in kind(base, split, image_root)]
+            files = kind(base, split, root)
+            found = search.inspect(files, rows, at_least=1)
         except (ConfigError, DataError) as error:
             errors.append(error)
             continue
-        if any(contents.rows for _, contents in found):
-            yield from found
+        if any(holds is None or holds.rows for holds in found):
+            yield from zip(files, found, strict=True)
             return
     if errors:
         raise type(errors[0])("; ".join(map(str, errors)))
-    raise _nothing_in(name, source, base, config)
+    raise _nothing_in(name, search.source, base, config)
 
 
 def _tables(base: Path, split: str | None, image_root: str | None) -> list[Input]:

@@ -16,7 +16,8 @@ def overview() -> str:
     for name in names():
         source = load(name)
         lines += [f"{name:<14}{_kinds(source):<24}{source.licence}", *_indented(source.summary)]
-        lines += _indented(source.hub_id or "local files, or a hub dataset of this form")
+        elsewhere = "local files only" if source.locate else "local files, or a hub dataset of this form"
+        lines += _indented(source.hub_id or elsewhere)
     lines.append("\nvlmdata sources NAME shows the raw row, the record it becomes and what is rejected.")
     lines.append("vlmdata convert ./NAME.py RAW reads a source of your own.")
     return "\n".join(lines)

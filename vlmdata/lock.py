@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vlmdata.errors import OutputExistsError
+from vlmdata.places import is_remote
 
 __all__ = ["locked"]
 
 
 @contextmanager
 def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold the folder's lock; the system gives it back however this process ends.
+    """Hold the folder's lock; the system gives it back however this process ends. On an object store there is none.
 
     Args:
         folder: what is locked.
@@ -24,6 +25,9 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
     Raises:
         OutputExistsError: another process holds it.
     """
+    if is_remote(folder):  # object stores have no locks
+        yield
+        return
     path = folder.parent / f".{folder.name}.lock"
     with path.open("ab") as file:
         try:

@@ -242,7 +242,7 @@ class Manifest:
         if not path.is_file():
             raise DataError(
                 f"{folder} holds no {MANIFEST}: the conversion was never finished, or it is no converted dataset; "
-                "run vlmdata convert again with --resume or --overwrite"
+                "run the command that made it again; vlmdata convert takes --resume"
             )
         try:
             values = json.loads(path.read_bytes())
@@ -250,4 +250,4 @@ class Manifest:
                 raise DataError(f"{path} is of schema {values['schema']}, this version reads {SCHEMA_VERSION}")
             return cls.from_json(values)
         except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DataError(f"{path} cannot be read ({error!r}); run vlmdata convert again with --overwrite") from None
+            raise DataError(f"{path} cannot be read ({error!r}); make it again with --overwrite") from None

@@ -283,8 +283,10 @@ def _turn(turn: Any, marks: bool, tags: Mapping[str, str]) -> _Turn:
     if not isinstance(turn, Mapping):
         raise RecordError("wrong_fields", f"a turn is {type(turn).__name__}, expected an object")
     name, content = _role_and_content(turn, tags)
-    named = {tags[tag]: meaning for tag, meaning in _TAG_ROLES.items() if tag in tags}
-    return _Turn(role(name, {**ROLE_ALIASES, **named}), list(_parts(content, marks)), isinstance(content, str))
+    aliases = ROLE_ALIASES
+    if tags:
+        aliases = ROLE_ALIASES | {tags[tag]: meaning for tag, meaning in _TAG_ROLES.items() if tag in tags}
+    return _Turn(role(name, aliases), list(_parts(content, marks)), isinstance(content, str))
 
 
 def _role_and_content(turn: Mapping[str, Any], tags: Mapping[str, str]) -> tuple[Any, Any]:
@@ -328,6 +330,8 @@ def _list_part(item: Any) -> tuple[Part, Image | None]:
         return text(value), None
     if kind in ("image", "image_url"):
         value = next((item[key] for key in ("value", "image", "image_url", "path", "url") if item.get(key)), None)
+        if item.get("bytes") is not None:
+            value = {"bytes": item["bytes"], "path": item.get("path")}
         if isinstance(value, Mapping) and "url" in value:
             value = value["url"]
         return image(), None if value is None else image_value(value)

@@ -319,7 +319,7 @@ def _differ(ours: Sequence[str], theirs: Sequence[str]) -> str:
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """Names of the datasets, all different: of their folders, with as much of the path as that takes."""
-    parts = [path.resolve().parts for path in paths]
+    parts = [path.resolve().parts[1:] for path in paths]
     depth = 1
     while len({part[-depth:] for part in parts}) < len(parts):
         depth += 1

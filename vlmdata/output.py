@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from vlmdata.atomic import NOT_WRITABLE
 from vlmdata.errors import ConfigError, OutputExistsError, VlmError
 from vlmdata.image_log import IMAGES
 from vlmdata.manifest import CARD, MANIFEST
+from vlmdata.places import is_remote, remove_tree
 from vlmdata.plan import PLAN, Plan
 from vlmdata.rejects import REJECTS, REJECTS_FILE
 from vlmdata.work import WORK
 
 __all__ = ["check_out", "prepare", "remove_leftovers", "writable"]
 
-_NOT_WRITABLE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS}
 _SHARD_NAME = re.compile(r"data-\d{5}-of-\d{5}\.parquet")
 
 
@@ -37,7 +36,7 @@ def writable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, VlmError) or error.errno not in _NOT_WRITABLE:
+        if isinstance(error, VlmError) or error.errno not in NOT_WRITABLE:
             raise
         raise ConfigError(f"cannot write to {folder}: {error.strerror}; mend that, then --resume") from None
 
@@ -50,7 +49,7 @@ def check_out(out: Path, raw: Sequence[str], *, overwrite: bool, resume: bool) -
     """
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f"{out} is a file; --out is a folder")
-    if any(os.path.realpath(path) == os.path.realpath(out) for path in raw):
+    if any(_same(path, out) for path in raw):
         raise OutputExistsError(f"{out} is the raw data itself; give another --out")
     if not out.is_dir() or not any(out.iterdir()):
         return
@@ -85,12 +84,18 @@ def prepare(out: Path, plan: Plan, *, overwrite: bool, resume: bool) -> bool:
 
 def remove_leftovers(out: Path) -> None:
     """Remove what an unfinished conversion needs and a finished one does not."""
-    shutil.rmtree(out / WORK, ignore_errors=True)
+    remove_tree(out / WORK)
     for folder in (out, out / IMAGES, out / REJECTS):
         for path in folder.glob("*.tmp"):
             path.unlink(missing_ok=True)
-    if not any((out / REJECTS).iterdir()):
+    if (out / REJECTS).is_dir() and not any((out / REJECTS).iterdir()):
         (out / REJECTS).rmdir()
+
+
+def _same(raw: str, out: Path) -> bool:
+    if is_remote(out) or "://" in raw:
+        return raw.rstrip("/") == str(out).rstrip("/")
+    return os.path.realpath(raw) == os.path.realpath(out)
 
 
 def _clear(out: Path) -> None:
@@ -101,4 +106,4 @@ def _clear(out: Path) -> None:
         for path in folder.glob("data-*"):
             if _SHARD_NAME.fullmatch(path.name.removesuffix(".tmp")):
                 path.unlink()
-    shutil.rmtree(out / WORK, ignore_errors=True)
+    remove_tree(out / WORK)

@@ -1,8 +1,9 @@
 """Decoding pictures and storing them anew: upright, three channels, transparency on white, scaled.
 
-A JPEG that is to be scaled may be decoded at a half or a quarter of its size, which saves most of the work (at an
-eighth libjpeg gives block means, too coarse for anything). The small decode is used only where it stays close to the full one: the difference lies in the fine detail, so it is
-bounded by how much of that the small picture shows. Elsewhere the picture is decoded in full.
+A JPEG that is to be scaled may be decoded at a half or a quarter of its size, which saves most of the work; at an
+eighth libjpeg gives block means, too coarse for anything. The small decode is used only where it stays close to the
+full one: the difference lies in the fine detail, so it is bounded by how much of that the small picture shows.
+Elsewhere the picture is decoded in full.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import Any
 from vlmdata.atomic import write_json
 from vlmdata.errors import ConfigError, DataError, MissingError
 from vlmdata.manifest import InputFile
+from vlmdata.places import place
 from vlmdata.readers import Contents, Input, Piece
 from vlmdata.source import Kind, Options
 
@@ -186,7 +187,7 @@ def fingerprint(source: Input) -> str | None:
     """The sha256 of a local file's size, first and last 64 KiB; for a folder of its list of files and sizes."""
     if source.path.startswith("hf://"):
         return None
-    path = Path(source.path)
+    path = place(source.path)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         listing = "".join(f"{file.relative_to(path).as_posix()!a} {file.stat().st_size}\n" for file in files)

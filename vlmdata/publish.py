@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from vlmdata.atomic import NOT_WRITABLE
 from vlmdata.errors import ConfigError, OutputExistsError, VlmError
 from vlmdata.lock import locked
 from vlmdata.manifest import MANIFEST
@@ -19,7 +19,6 @@ __all__ = ["SPLIT", "check_output", "publishing"]
 SPLIT = "split.json"
 """What ``vlmdata split`` writes beside the parts."""
 
-_NOT_WRITABLE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS}
 _OURS = re.compile(r"manifest\.json|plan\.json|rejects\.jsonl|README\.md|rejects|images|data-\d{5}-of-\d{5}\.parquet")
 
 
@@ -71,6 +70,9 @@ def publishing(out: Path, inputs: Sequence[Path], *, overwrite: bool) -> Iterato
     former = folder.with_name(f".{folder.name}.vlmdata-old")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be made: {error.strerror}; give another --out") from None
+    try:
         with locked(folder):
             _recover(folder, fresh, former)
             check_output(out, inputs, overwrite=overwrite)
@@ -81,7 +83,7 @@ def publishing(out: Path, inputs: Sequence[Path], *, overwrite: bool) -> Iterato
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
-        if isinstance(error, VlmError) or error.errno not in _NOT_WRITABLE | {errno.ENOTDIR, errno.EEXIST}:
+        if isinstance(error, VlmError) or error.errno not in NOT_WRITABLE:
             raise
         raise ConfigError(f"cannot write to {out}: {error.strerror}; mend that, or give another --out") from None
 

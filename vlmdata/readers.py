@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlmdata import delimited, image_folder, json_rows
+from vlmdata.ahead import ahead
 from vlmdata.errors import DataError, VlmError
 from vlmdata.hub import open_remote
+from vlmdata.places import is_remote, open_parquet, place
 from vlmdata.rejects import RawRow, unpack_row
 
 __all__ = ["Contents", "Format", "Input", "Piece", "inspect", "read"]
@@ -116,7 +118,7 @@ def read(source: Input, pieces: Sequence[Piece]) -> Iterator[tuple[int, Any]]:
     Raises:
         DataError: the file cannot be read on.
     """
-    path = Path(source.path)
+    path = place(source.path)
     ranges = [(piece.start, piece.stop) for piece in pieces]
     with _readable(source):
         rows: Iterator[tuple[int, Any]]
@@ -151,7 +153,7 @@ def _readable(source: Input) -> Iterator[None]:
 def _advice(source: Input) -> str:
     if source.path.startswith("hf://"):
         return "if the connection was lost, run it again with --resume"
-    with Path(source.path).open("rb") as file:
+    with place(source.path).open("rb") as file:
         start = file.read(40)
     if start.startswith(b"version https://git-lfs"):
         return "it is a git-lfs pointer, not the file itself: run git lfs pull"
@@ -167,7 +169,7 @@ def _parquet(source: Input) -> Iterator[pq.ParquetFile]:
             yield file
     else:
         # Not mapped: pages of a mapped file stay in memory, and a column of images may be larger than that.
-        with pq.ParquetFile(source.path, buffer_size=_BUFFER_BYTES) as file:
+        with open_parquet(place(source.path), buffer_size=_BUFFER_BYTES) as file:
             yield file
 
 
@@ -181,15 +183,29 @@ def _inspect_parquet(source: Input) -> Contents:
 
 
 def _parquet_rows(source: Input, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, Any]]:
-    with _parquet(source) as file:
-        first = 0
-        for index in range(file.metadata.num_row_groups):
-            group = file.metadata.row_group(index)
-            wanted = _clip(ranges, first, first + group.num_rows)
-            if wanted:
-                size = max(1, min(1000, _BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
-                yield from _pick(file.iter_batches(batch_size=size, row_groups=[index]), first, wanted)
-            first += group.num_rows
+    with _parquet(source) as file, closing(ahead(_wanted_batches(file, ranges))) as batches:
+        for first, batch in batches:
+            yield from _pick(iter((batch,)), first, ranges)
+
+
+def _wanted_batches(
+    file: pq.ParquetFile, ranges: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches that hold rows of the ranges, each with the number of its first row."""
+    first = 0
+    for index in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(index)
+        wanted = _clip(ranges, first, first + group.num_rows)
+        if wanted:
+            size = max(1, min(1000, _BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
+            at = first
+            for batch in file.iter_batches(batch_size=size, row_groups=[index]):
+                if _clip(wanted, at, at + batch.num_rows):
+                    yield at, batch
+                at += batch.num_rows
+                if at >= wanted[-1][1]:
+                    break
+        first += group.num_rows
 
 
 def _raw_row(row: Mapping[str, Any]) -> RawRow:
@@ -220,7 +236,8 @@ def _pick(
 
 @contextmanager
 def _arrow(source: Input) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-    with pa.memory_map(source.path) as mapped:
+    path = place(source.path)
+    with pa.PythonFile(path.open("rb")) if is_remote(path) else pa.memory_map(source.path) as mapped:
         is_file = mapped.read(6) == b"ARROW1"
         mapped.seek(0)
         if is_file:
@@ -243,7 +260,7 @@ def _arrow_rows(source: Input, ranges: Sequence[tuple[int, int]]) -> Iterator[tu
 
 
 def _inspect_json(source: Input) -> Contents:
-    path = Path(source.path)
+    path = place(source.path)
     offsets = json_rows.line_offsets(path) if source.format == "jsonl" else json_rows.array_offsets(path)
     count = len(offsets) - 1
     first = json_rows.line_rows if source.format == "jsonl" else json_rows.array_rows
@@ -255,7 +272,7 @@ def _inspect_json(source: Input) -> Contents:
 
 
 def _inspect_csv(source: Input) -> Contents:
-    path = Path(source.path)
+    path = place(source.path)
     names = dict.fromkeys(delimited.header(path))
     columns = _columns([_caption_row(names) if path.name in image_folder.CAPTION_FILES else names])
     offsets = delimited.row_offsets(path)
@@ -266,7 +283,7 @@ def _inspect_csv(source: Input) -> Contents:
 def _text_rows(source: Input, pieces: Sequence[Piece]) -> Iterator[tuple[int, Any]]:
     rows_of = {"json": json_rows.array_rows, "jsonl": json_rows.line_rows, "csv": delimited.rows}
     for piece in pieces:
-        rows = rows_of[source.format](Path(source.path), piece.offset, piece.stop - piece.start)
+        rows = rows_of[source.format](place(source.path), piece.offset, piece.stop - piece.start)
         yield from enumerate(rows, piece.start)
 
 

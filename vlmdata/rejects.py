@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vlmdata.errors import RecordError
 from vlmdata.parquet import RowWriter
+from vlmdata.places import open_parquet
 
 __all__ = [
     "REJECTS",
@@ -125,6 +125,6 @@ def unpack_row(raw: str | None, blobs: list[bytes]) -> Any:
 def reject_lines(paths: Iterator[Path]) -> Iterator[dict[str, Any]]:
     """The lines of ``rejects.jsonl`` for the files of rejected rows, in order."""
     for path in paths:
-        with path.open("rb") as file, pq.ParquetFile(file) as parquet:
+        with open_parquet(path) as parquet:
             for batch in parquet.iter_batches(columns=list(_LINE)):
                 yield from batch.to_pylist()

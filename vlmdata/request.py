@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from vlmdata.errors import ConfigError, DataError
 from vlmdata.images import ImagePolicy, Verify
 from vlmdata.inputs import Found, find
 from vlmdata.manifest import InputFile
+from vlmdata.places import place
 from vlmdata.plan import Plan, fingerprint, make_tasks
 from vlmdata.readers import Input, inspect
 from vlmdata.rejects import REJECTS
@@ -165,7 +165,7 @@ def plan_again(old: Path, **options: Unpack[RawOptions]) -> Request:
     if not files:
         raise DataError(f"{old} holds no rejected rows: there is no file in {old / REJECTS}")
     inputs = tuple(
-        Input(os.fspath(file), f"{REJECTS}/{file.name}", "rejects", file.stat().st_size, root) for file in files
+        Input(str(file), f"{REJECTS}/{file.name}", "rejects", file.stat().st_size, root) for file in files
     )
     found = Found(inputs, tuple(map(inspect, inputs)), reading.config, recorded["revision"])
     return _planned(before.source, before.dataset, recorded, reading, found)
@@ -228,9 +228,9 @@ def _check_options(name: str, source: Source, given: RawOptions) -> None:
 def _root(image_root: str | Path | None) -> str | None:
     if image_root is None:
         return None
-    if not Path(image_root).is_dir():
+    if not place(image_root).is_dir():
         raise ConfigError(f"image root {image_root} is not a folder; give the folder that image paths start from")
-    return os.fspath(image_root)
+    return str(image_root)
 
 
 def _label_names(source: Source, found: Found) -> tuple[str, ...]:

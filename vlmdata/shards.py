@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vlmdata.errors import DataError
 from vlmdata.images import StoredImage
 from vlmdata.manifest import Manifest
 from vlmdata.parquet import ROW_GROUP_BYTES, RowWriter
+from vlmdata.places import open_parquet, place
 from vlmdata.records import Provenance, Record, Sample
 
 __all__ = ["ROW_GROUP_BYTES", "ShardWriter", "Shards", "open_shards", "shard_schema", "to_row"]
@@ -124,24 +124,24 @@ class Shards:
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """All rows as plain Python values, batch by batch; images are ``{bytes, path}``."""
         for file in self.files:
-            with pq.ParquetFile(file, memory_map=True) as parquet:
+            with open_parquet(file) as parquet:
                 for batch in parquet.iter_batches(batch_size=64, columns=columns):
                     yield from batch.to_pylist()
 
 
-def open_shards(path: Path) -> Shards:
+def open_shards(path: str | Path) -> Shards:
     """Open a converted dataset.
 
     Raises:
         MissingError: there is no such folder.
         DataError: the folder holds no finished dataset, or a shard is missing.
     """
-    path = Path(path)
+    path = place(path)
     manifest = Manifest.read(path)
     files = [path / shard.name for shard in manifest.shards]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise DataError(f"{path} lacks {', '.join(missing[:3])} of its manifest; convert again with --overwrite")
+        raise DataError(f"{path} lacks {', '.join(missing[:3])} of its manifest; make it again with --overwrite")
     return Shards(path, manifest, files)
 
 

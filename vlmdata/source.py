@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vlmdata.errors import ConfigError, DataError, MissingError, choices
+from vlmdata.errors import ConfigError, DataError, MissingError, RecordError, choices
 from vlmdata.records import Preference, Record, Sample
 
 __all__ = [
@@ -201,10 +201,15 @@ def kind_of(source: Source, columns: frozenset[str]) -> Kind | None:
 
 
 def wants_preference(row: Row, options: Options) -> bool:
-    """Whether a row of a source that makes either is to become a preference."""
-    if options.kind is not None:
-        return options.kind == "preference"
-    return row.get("chosen") is not None and row.get("rejected") is not None
+    """Whether a row of a source that makes either is to become a preference.
+
+    Raises:
+        RecordError: ``wrong_fields``, it is a pair of answers in a file of conversations: one would be lost.
+    """
+    is_pair = row.get("chosen") is not None and row.get("rejected") is not None
+    if is_pair and options.kind == "messages":
+        raise RecordError("wrong_fields", "the row has chosen and rejected, in a file that is read as conversations")
+    return is_pair if options.kind is None else options.kind == "preference"
 
 
 def parse_columns(value: str | Mapping[str, str] | None, source: Source) -> Pairs:

@@ -17,22 +17,18 @@ from vlmdata.histogram import Distribution, Numbers, distribution
 from vlmdata.image_log import IMAGES
 from vlmdata.manifest import ImageCounts, Manifest, add_counts
 from vlmdata.shards import Shards
+from vlmdata.turns import Turns
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["KEPT_ANSWERS", "MEASURES", "Measure", "SHORT_ANSWER", "Stats", "collect"]
+__all__ = ["KEPT_ANSWERS", "MEASURES", "Measure", "Stats", "collect"]
 
 KEPT_ANSWERS = 100
 """How many different short answers are told."""
 
-SHORT_ANSWER = 40
-"""Answers up to this many characters are counted one by one."""
-
 _BATCH = 4096
-_WORD = r"[^\s\p{Z}]+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +73,7 @@ class Stats:
     """The numbers of one dataset, or of several together.
 
     Attributes:
-        datasets: ``{name, kind, source, licence, records}`` of each.
+        datasets: ``{name, kind, source, licence, command, records}`` of each.
         records: rows in the shards.
         read: raw rows (for a derived dataset, rows of the datasets it was made from).
         kept: of them, those that became records.
@@ -89,7 +85,7 @@ class Stats:
         sources: rows by source.
         licences: rows by licence.
         origins: rows by the raw dataset they came from.
-        short_answers: the most frequent answers of at most ``SHORT_ANSWER`` characters, at most ``KEPT_ANSWERS``.
+        short_answers: the ``KEPT_ANSWERS`` most frequent answers of at most ``vlmdata.turns.SHORT_TEXT`` characters.
         images: image places in all rows.
         distinct_images: different images among them.
         repeated_rows: rows with an image that another row has too.
@@ -117,6 +113,11 @@ class Stats:
     most_repeated: int
     longer: dict[str, int]
     stored: ImageCounts
+
+    @property
+    def derived(self) -> bool:
+        """Some dataset was made from others, so what is missing from it was mostly left out on purpose."""
+        return any(dataset["command"] != "convert" for dataset in self.datasets)
 
     @property
     def imbalance(self) -> float | None:
@@ -224,7 +225,7 @@ class _Collector:
                 name = self._label_names[index] if index < len(self._label_names) else str(index)
                 self._names["labels"][name] += int(count)
         names = ("messages",) if "messages" in batch.schema.names else ("prompt", "chosen", "rejected")
-        turns = [_Turns(batch.column(name)) for name in names]
+        turns = [Turns(batch.column(name)) for name in names]
         self._put("turns", turns[0].per_row(rows))
         self._put("row_characters", np.sum([one.sums(one.characters, rows) for one in turns], axis=0))
         for one in turns:
@@ -253,7 +254,7 @@ class _Collector:
         for name in ("width", "height"):
             self._put(name, pc.struct_field(sizes, name).to_numpy(zero_copy_only=False))
 
-    def _add_pairs(self, chosen: _Turns, rejected: _Turns, rows: int) -> None:
+    def _add_pairs(self, chosen: Turns, rejected: Turns, rows: int) -> None:
         for name, side in (("chosen", chosen), ("rejected", rejected)):
             self._put(f"{name}_characters", side.sums(side.characters, rows))
             self._put(f"{name}_words", side.sums(side.words, rows))
@@ -277,7 +278,8 @@ class _Collector:
         import numpy as np
         import pyarrow as pa
 
-        hashes = pa.chunked_array(self._hashes, pa.string()).combine_chunks()
+        # Hashes of many million images are more than 2 GiB, the most that 32-bit offsets reach.
+        hashes = pa.chunked_array(self._hashes, pa.string()).cast(pa.large_string()).combine_chunks()
         if not len(hashes):
             return 0, 0, 0
         codes = hashes.dictionary_encode().indices.to_numpy(zero_copy_only=False)
@@ -324,62 +326,6 @@ class _Collector:
         )
 
 
-class _Turns:
-    """A column of turns: for each turn its row, its role, and how long its text is."""
-
-    def __init__(self, column: pa.Array) -> None:
-        import pyarrow.compute as pc
-
-        turns = column.flatten()
-        content = pc.struct_field(turns, "content")
-        parts = content.flatten()
-        self._texts = pc.struct_field(parts, "text")
-        self._role = pc.struct_field(turns, "role")
-        self._row = pc.list_parent_indices(column).to_numpy()
-        self._turn = pc.list_parent_indices(content).to_numpy()
-        self._count = len(turns)
-        self.roles: dict[str, int] = {
-            item["values"]: item["counts"] for item in self._role.value_counts().to_pylist()
-        }
-        self.characters: NDArray[np.int64] = self._per_turn(pc.utf8_length(self._texts))
-        self.words: NDArray[np.int64] = self._per_turn(pc.count_substring_regex(self._texts, _WORD))
-
-    def _per_turn(self, values: pa.Array) -> NDArray[np.int64]:
-        import numpy as np
-        import pyarrow.compute as pc
-
-        weights = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
-        return np.bincount(self._turn, weights, self._count).astype(np.int64)
-
-    def per_row(self, rows: int) -> NDArray[np.int64]:
-        """Turns in each row."""
-        import numpy as np
-
-        return np.bincount(self._row, minlength=rows)
-
-    def sums(self, values: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
-        """Sums over the turns of each row."""
-        import numpy as np
-
-        return np.bincount(self._row, values, rows).astype(np.int64)
-
-    def is_role(self, role: str) -> NDArray[np.bool_]:
-        """Which turns are of a role."""
-        import pyarrow.compute as pc
-
-        found: NDArray[np.bool_] = pc.equal(self._role, role).to_numpy(zero_copy_only=False)
-        return found
-
-    def short_texts(self, wanted: NDArray[np.bool_]) -> dict[str, int]:
-        """Counts of the short texts of the wanted turns that consist of a single part."""
-        import numpy as np
-
-        single = np.bincount(self._turn, minlength=self._count) == 1
-        take = (wanted & single & (self.characters <= SHORT_ANSWER))[self._turn]
-        counted = self._texts.filter(take).drop_null().value_counts()
-        return {item["values"]: item["counts"] for item in counted.to_pylist()}
-
-
 def _described(dataset: Shards) -> dict[str, Any]:
     manifest = dataset.manifest
     return {
@@ -387,6 +333,7 @@ def _described(dataset: Shards) -> dict[str, Any]:
         "kind": manifest.kind,
         "source": manifest.source,
         "licence": manifest.licence,
+        "command": manifest.command,
         "records": manifest.records,
     }
 

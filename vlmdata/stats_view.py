@@ -67,7 +67,7 @@ def terminal(stats: Stats, *, width: int | None = None, color: bool | None = Non
             sign, style = ("!", "bold yellow") if finding.level == "warning" else ("-", "dim")
             console.print(Text(f"{sign} {_harmless(finding.text)}", style=style))
     text = "\n".join(line.rstrip() for line in captured.get().split("\n"))
-    return text if blocks else text.translate(_PLAIN).encode("ascii", "backslashreplace").decode()
+    return text if blocks else text.translate(_PLAIN).encode("ascii", "replace").decode()
 
 
 def _has_blocks(encoding: str) -> bool:
@@ -90,7 +90,8 @@ def _facts(stats: Stats) -> Table:
     def say(name: str, value: str) -> None:
         table.add_row(name, Text(_harmless(value)))
 
-    say("rows", f"{stats.read:,} read = {stats.kept:,} kept + {stats.read - stats.kept:,} rejected")
+    lost = f"{stats.read - stats.kept:,} {'dropped' if stats.derived else 'rejected'}"
+    say("rows", f"{stats.read:,} read = {stats.kept:,} kept + {lost}")
     if stats.records != stats.kept:
         say("records", f"{stats.records:,}")
     say("images", _images(stats))
@@ -125,8 +126,8 @@ def _images(stats: Stats) -> str:
 
 
 def _harmless(text: str) -> str:
-    """Without characters that would steer the terminal."""
-    return "".join(letter if letter.isprintable() or letter.isspace() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    """On one line, without characters that would steer the terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
 
 
 def _listed(counts: Mapping[str, int], most: int) -> str:
@@ -181,7 +182,7 @@ def _counted(stats: Stats) -> Iterator[tuple[str, dict[str, int], int]]:
         answers = stats.distributions["answer_characters"].count
         yield "most frequent short answers", dict(list(stats.short_answers.items())[:_MOST]), answers
     if stats.rejected:
-        yield "rejected, by reason", stats.rejected, stats.read - stats.kept
+        yield f"{'dropped' if stats.derived else 'rejected'}, by reason", stats.rejected, stats.read - stats.kept
 
 
 def _ends(title: str, counts: Mapping[str, int]) -> tuple[str, dict[str, int]]:
@@ -198,7 +199,7 @@ def _print_bars(console: Console, items: Sequence[tuple[str, int]], total: int, 
     from rich.text import Text
 
     most = max((count for _, count in items), default=0) or 1
-    names = [" ".join(_harmless(name).split()) or "(blank)" for name, _ in items]
+    names = [_harmless(name) or "(blank)" for name, _ in items]
     names = [name if blocks else name.translate(_PLAIN) for name in names]
     room = min(max(map(cell_len, names), default=0), 28)
     figures = max((len(f"{count:,}") for _, count in items), default=1)

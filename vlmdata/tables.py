@@ -37,22 +37,21 @@ def row_groups(
         DataError: a file has not the columns its manifest stands for, or cannot be read.
     """
     schema = shard_schema(shards.kind, shards.manifest.label_names)
-    with ThreadPoolExecutor(1) as reader:
-        start = 0
-        waiting: tuple[int, Future[pa.Table]] | None = None
-        for file in shards.files:
-            with _open(file, schema) as parquet:
-                for group in range(parquet.num_row_groups):
-                    rows = parquet.metadata.row_group(group).num_rows
-                    if rows and (wanted is None or wanted[start : start + rows].any()):
-                        following = (start, reader.submit(_read, parquet, file, group, columns))
-                        if waiting is not None:
-                            yield waiting[0], waiting[1].result()
-                        waiting = following
-                    start += rows
-                if waiting is not None:  # before its file is closed
-                    yield waiting[0], waiting[1].result()
-                    waiting = None
+    start = 0
+    for file in shards.files:
+        # The thread ends before its file is closed, also when the caller wants no more.
+        with _open(file, schema) as parquet, ThreadPoolExecutor(1) as reader:
+            waiting: tuple[int, Future[pa.Table]] | None = None
+            for group in range(parquet.num_row_groups):
+                rows = parquet.metadata.row_group(group).num_rows
+                if rows and (wanted is None or wanted[start : start + rows].any()):
+                    following = (start, reader.submit(_read, parquet, file, group, columns))
+                    if waiting is not None:
+                        yield waiting[0], waiting[1].result()
+                    waiting = following
+                start += rows
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
 
 
 def row_bytes(table: pa.Table) -> NDArray[np.int64]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
+from vlmdata.ahead import map_ahead
 from vlmdata.atomic import replacing, sha256_file, write_json
 from vlmdata.errors import DataError, RecordError
 from vlmdata.fields import printable
@@ -20,6 +19,7 @@ from vlmdata.image_log import IMAGES, count_image, log_row, open_log
 from vlmdata.images import ImagePolicy, StoredImage, read_inside, store
 from vlmdata.manifest import ImageCounts, ShardInfo, add_counts
 from vlmdata.parquet import RowWriter
+from vlmdata.places import place
 from vlmdata.plan import Task
 from vlmdata.readers import Input, read
 from vlmdata.records import Image, Provenance, Record
@@ -36,7 +36,7 @@ Report = Callable[[int], None]
 """Told how many rows more have been read."""
 
 _REPORT_EVERY = 16
-_ROWS_AHEAD = 8
+_CHUNK_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +130,11 @@ def run_task(job: Job, task: Task, report: Report) -> Outcome:
         writer = enter(ShardWriter(temporary, schema, shared_images=shared))
         log, rejects = enter(open_log(beside[IMAGES])), enter(open_rejects(beside[REJECTS]))
         writing = _Writing(job, writer, log, rejects)
-        for count, done in enumerate(_convert(job, task), 1):
-            writing.take(done)
-            if count % _REPORT_EVERY == 0:
-                report(_REPORT_EVERY)
+        with closing(_convert(job, task)) as rows:
+            for count, row in enumerate(rows, 1):
+                writing.take(row)
+                if count % _REPORT_EVERY == 0:
+                    report(_REPORT_EVERY)
     report(writing.read % _REPORT_EVERY)
     if not rejects.rows:
         paths[REJECTS].unlink()
@@ -148,12 +149,13 @@ def run_task(job: Job, task: Task, report: Report) -> Outcome:
 class _Converted:
     """A raw row on its way: its records and their distinct images, or why it is rejected."""
 
-    file: str
+    file: Input
+    name: str
     number: int
     value: Any
     records: Sequence[Record] = ()
     images: Sequence[Image] = ()
-    stored: Sequence[StoredImage | Future[StoredImage]] = ()
+    stored: Sequence[StoredImage] = ()
     error: RecordError | None = None
 
 
@@ -173,31 +175,27 @@ class _Writing:
     def take(self, row: _Converted) -> None:
         """Write one raw row where it belongs."""
         self.read += 1
-        try:
-            if row.error is not None:
-                raise row.error
-            stored = [done.result() if isinstance(done, Future) else done for done in row.stored]
-        except RecordError as error:
-            self._reject(row, error)
+        if row.error is not None:
+            self._reject(row, row.error)
             return
         self.kept += 1
-        row_id = f"{row.file}:{row.number}"
-        for number, image in enumerate(stored):
+        row_id = f"{row.name}:{row.number}"
+        for number, image in enumerate(row.stored):
             count_image(self.images, image)
             self.log.write(*log_row(row_id, number, image))
-        by_image = {id(image): done for image, done in zip(row.images, stored, strict=True)}
+        by_image = {id(image): done for image, done in zip(row.images, row.stored, strict=True)}
         job = self.job
-        provenance = Provenance(job.dataset, job.options.config, job.revision, row.file, row.number)
+        provenance = Provenance(job.dataset, job.options.config, job.revision, row.name, row.number)
         for record in row.records:
             images = [by_image[id(image)] for image in record.images]
             self.shard.write(to_row(record, images, job.licence, provenance))
 
     def _reject(self, row: _Converted, error: RecordError) -> None:
-        name = f"{row.file}:{row.number}"
+        name = f"{row.name}:{row.number}"
         if self.job.fail:
             raise DataError(f"row {name} is rejected: {error}; --on-error quarantine goes on") from None
         add_counts(self.rejected, {error.reason: 1})
-        self.rejects.write(*reject_row(row.file, row.number, error, row.value, printable(error.detail)))
+        self.rejects.write(*reject_row(row.name, row.number, error, row.value, printable(error.detail)))
         check_budget(self.rejected, self.job.max_rejects)
 
 
@@ -215,31 +213,30 @@ def check_budget(rejected: Mapping[str, int], most: int | None) -> None:
         )
 
 
-def _convert(job: Job, task: Task) -> Iterator[_Converted]:
-    """All rows of a task in the order they are written; images are worked on in threads where there are several."""
+def _convert(job: Job, task: Task) -> Generator[_Converted, None, None]:
+    """All rows of a task in the order they are written; their images are worked on in threads."""
     source = load(job.source)
-    rows = _rows(job, task)
-    if job.threads == 1:
-        for file, number, value in rows:
-            yield _converted(source, file, number, value, job, None)
-        return
-    ahead: deque[_Converted] = deque()
-    with ThreadPoolExecutor(job.threads, thread_name_prefix="images") as pool:
-        for file, number, value in rows:
-            ahead.append(_converted(source, file, number, value, job, pool))
-            if len(ahead) > _ROWS_AHEAD * job.threads:
-                yield ahead.popleft()
-        yield from ahead
+
+    def chunks() -> Iterator[list[_Converted]]:
+        rows = _rows(job, task)
+        while chunk := [_converted(source, *row, job) for row in islice(rows, _CHUNK_ROWS)]:
+            yield chunk
+
+    def stored(chunk: list[_Converted]) -> list[_Converted]:
+        for row in chunk:
+            _store_images(row, job.policy)
+        return chunk
+
+    with closing(map_ahead(stored, chunks(), job.threads)) as done:
+        yield from chain.from_iterable(done)
 
 
-def _converted(
-    source: Source, file: Input, number: int, value: Any, job: Job, pool: ThreadPoolExecutor | None
-) -> _Converted:
-    """One raw row; its images are stored, or being stored in the pool."""
+def _converted(source: Source, file: Input, number: int, value: Any, job: Job) -> _Converted:
+    """One raw row as records; their images are as they came."""
     name = file.name
     if isinstance(value, RawRow):
         name, number, value = value.file, value.number, value.value
-    row = _Converted(name, number, value)
+    row = _Converted(file, name, number, value)
     try:
         if isinstance(value, RecordError):
             raise value
@@ -248,13 +245,17 @@ def _converted(
         row.records = records(source, value, f"{name}:{number}", job.options)
         # Records that share images share the very same objects.
         row.images = list({id(image): image for record in row.records for image in record.images}.values())
-        if pool is None:
-            row.stored = [_store(image, file, job.policy) for image in row.images]
-        else:
-            row.stored = [pool.submit(_store, image, file, job.policy) for image in row.images]
     except RecordError as error:
         row.error = error
     return row
+
+
+def _store_images(row: _Converted, policy: ImagePolicy) -> None:
+    if row.error is None:
+        try:
+            row.stored = [_store(image, row.file, policy) for image in row.images]
+        except RecordError as error:
+            row.error = error
 
 
 def _rows(job: Job, task: Task) -> Iterator[tuple[Input, int, Any]]:
@@ -274,7 +275,7 @@ def _store(image: Image, file: Input, policy: ImagePolicy) -> StoredImage:
         assert image.path is not None
         if file.images is None:
             raise RecordError("image_path_only", f"{image.path} has no bytes; --image-root says where such files are")
-        data = read_inside(Path(file.images), image.path)
+        data = read_inside(place(file.images), image.path)
     return store(data, policy)
 
 

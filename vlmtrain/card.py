@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vlmdata.licences import non_commercial
+
 __all__ = ["card"]
+
+
+def _licence(text: str) -> str:
+    return f"{text} (**not for commercial use**)" if non_commercial(text) else text
 
 
 def card(about: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
@@ -23,6 +29,7 @@ def card(about: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     figures = [
         ("Base model", f"`{about['base']}` ({about['family']})"),
         ("Data", ", ".join(f"{d['name']} ({d['rows']:,} rows of {d['source']})" for d in about["data"])),
+        ("Data licence", ", ".join(dict.fromkeys(_licence(d["licence"]) for d in about["data"]))),
         ("Rows used", f"{rows['kept']:,} of {rows['read']:,}"),
         ("Trained parameters", f"{metrics['trainable_parameters']:,} of {metrics['parameters']:,}"),
         ("Steps", f"{metrics['steps']:,}"),

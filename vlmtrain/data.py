@@ -30,7 +30,7 @@ class Opened:
 
     Attributes:
         rows: columns ``id``, ``images``, ``image_size``, ``image_sha256`` and the messages of the kind.
-        origin: per dataset what a run folder records: name, hash of its manifest, source, rows. No path.
+        origin: per dataset what a run folder records: name, hash of its manifest, source, licence, rows. No path.
     """
 
     rows: Dataset
@@ -65,6 +65,7 @@ def open_data(folders: Sequence[str | Path], kind: str) -> Opened:
                 "name": Path(folder).resolve().name,
                 "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
                 "source": shards.manifest.source,
+                "licence": shards.manifest.licence,
                 "rows": len(shards),
             }
         )

@@ -16,6 +16,7 @@ import torch
 
 from vlmdata.atomic import sha256_file, write_json
 from vlmdata.errors import ConfigError, DependencyError, choices
+from vlmdata.licences import non_commercial
 from vlmtrain import config as configs
 from vlmtrain.adapters import adapter_folder, read_run
 from vlmtrain.card import card
@@ -105,6 +106,9 @@ def begin(
     )
     lora = None if base.adapter else _lora(config, loaded)
     reporter = Reporter(folder.log, show=progress)
+    for entry in opened.origin:
+        if non_commercial(entry["licence"]):
+            reporter.say(f"{entry['name']}: licence {entry['licence']}, NOT for commercial use")
     limit = config.length.max_length or context_length(loaded.model, loaded.processor)
     fitted = [
         _fit(rows, kind, config, loaded, limit, reporter, first)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import assert_valid, ids_of, messages, preferences, row, rows_of
 from PIL import Image
@@ -34,6 +34,7 @@ def pairs_of(hashes: list[int], distance: int) -> set[tuple[int, int]]:
     return set(zip(left.tolist(), right.tolist(), strict=True))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 2**64 - 1), max_size=8),
     st.lists(st.tuples(st.integers(0, 7), st.sets(st.integers(0, 63), max_size=18)), max_size=25),
@@ -153,6 +154,7 @@ def test_a_chain_of_small_steps_does_not_grow() -> None:
     assert list(_duplicates(keys, [b""] * 3, near, False)) == [(1, 0, 4)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=40), st.integers(0, 4))
 def test_near_rows_are_those_of_plain_comparing(values: list[tuple[int, bool]], distance: int) -> None:
     from vlmdata.dedup import _duplicates

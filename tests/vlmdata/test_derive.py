@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -131,6 +132,7 @@ def test_datasets_and_trl_read_it(tmp_path: Path) -> None:
     out = filter_rows(messages(tmp_path, 6), tmp_path / "out", Conditions(where="images == 1")).out
     files = [str(file) for file in open_shards(out).files]
     loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))["id"] == loaded["id"]
     first = loaded[0]
     assert first["images"][0].size == (24, 16)
     prepared = prepare_multimodal_messages(first["messages"], images=first["images"])
@@ -195,10 +197,32 @@ def test_two_runs_do_not_write_into_each_other(tmp_path: Path) -> None:
         filter_rows(made, tmp_path / "out", EVERY)
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    made = messages(tmp_path, 4)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(ConfigError, match="cannot write to .*No space"),
+        publishing(tmp_path / "out", [made], overwrite=False),
+    ):
+        raise full
+    bug = OSError(errno.EBADF, "Bad file descriptor")
+    with pytest.raises(OSError, match="Bad file"), publishing(tmp_path / "out", [made], overwrite=False):
+        raise bug
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_reading_may_stop_early(tmp_path: Path) -> None:
+    shards = open_shards(messages(tmp_path, 20, shard_size=2000))
+    groups = row_groups(shards)
+    start, table = next(groups)
+    groups.close()  # type: ignore[attr-defined]
+    assert start == 0 and table.column("id").to_pylist() == ids_of(shards.path)[: table.num_rows]
+
+
 def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
     made = messages(tmp_path, 4)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match="cannot write to"):
+    with pytest.raises(ConfigError, match="cannot be made"):
         filter_rows(made, tmp_path / "file" / "out", EVERY)
 
 

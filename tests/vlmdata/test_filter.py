@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import assert_valid, ids_of, labelled, messages, preferences, row, rows_of
 from rawfiles import image, pairs, reject_lines
@@ -143,6 +143,7 @@ def test_what_fails_at_a_row_names_it() -> None:
             holds(text)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="()[]'\"<>=.,+-*/% abinotrde19_{}:\\", max_size=30))
 def test_any_text_is_read_or_refused(text: str) -> None:
     """Whatever is written, nothing but a ``ConfigError`` comes of it."""
@@ -152,6 +153,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         assert str(error)
 
 
+@settings(deadline=None)
 @given(st.integers(-5, 5), st.integers(-5, 5), st.sampled_from(["<", "<=", ">", ">=", "==", "!="]))
 def test_comparisons_are_those_of_python(left: int, right: int, sign: str) -> None:
     text = f"{left} {sign} {right} - turns + 2"

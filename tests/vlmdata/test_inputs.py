@@ -21,7 +21,7 @@ from rawfiles import (
 
 from vlmdata.errors import ConfigError, DataError, MissingError, VlmError
 from vlmdata.inputs import Found, find
-from vlmdata.source import load
+from vlmdata.source import load, parse_columns, renamed
 
 
 def found(name: str, *raw: Path | str, **more: Any) -> Found:
@@ -113,10 +113,11 @@ def test_several_files_are_named_from_where_they_part(tmp_path: Path) -> None:
 def test_the_wrong_source_says_columns_and_the_right_one(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "x.parquet", [rlaif_row()], RLAIF)
     message = complaint(DataError, "the_cauldron", path)
-    assert "expected columns images, texts, found chosen, ds_name" in message and "fit rlaif_v" in message
+    assert "expected columns images, texts, found chosen, ds_name" in message and "fit pairs, rlaif_v" in message
     rows = write_json(tmp_path / "x.json", [chat("Hi", "Yo")])
-    assert "fit ocr_json" in complaint(DataError, "football", rows)
+    assert "fit ocr_json, sharegpt, swift, trl" in complaint(DataError, "football", rows)
     odd = write_json(tmp_path / "odd.json", [{"question": "?"}])
+    assert "--columns FIELD=COLUMN" in complaint(DataError, "football", odd)
     message = complaint(DataError, "ocr_json", odd)
     assert "columns messages, or columns conversations" in message and "found question" in message
     assert "no row that is an object" in complaint(DataError, "ocr_json", write_json(tmp_path / "n.json", [1, 2]))
@@ -191,3 +192,78 @@ def test_without_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatc
     message = complaint(MissingError, "rlaif_v")
     assert "openbmb/RLAIF-V-Dataset" in message and "give them as RAW" in message
     assert "give them as RAW" in complaint(MissingError, "rlaif_v", "somebody/something")
+
+
+def test_columns_are_parsed_and_applied() -> None:
+    table = load("table")
+    columns = parse_columns(" image=file, answer = label", table)
+    assert columns == (("answer", "label"), ("image", "file"))
+    row = {"file": "a.jpg", "label": "tea", "answer": "not this", "x": 1}
+    assert renamed(row, columns) == {"image": "a.jpg", "answer": "tea", "x": 1}
+    assert renamed(row, ()) is row
+    assert parse_columns(None, table) == ()
+    assert parse_columns({"image": "file"}, table) == (("image", "file"),)
+    for wrong in ("image", "image=", "=file", "", "image=a,image=b", "picture=file"):
+        with pytest.raises(ConfigError) as caught:
+            parse_columns(wrong, table)
+        assert "\n" not in str(caught.value)
+    assert "valid: answer, caption, image" in str(caught.value)
+
+
+def test_columns_say_which_is_which_before_any_row_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("file,label\n1.jpg,tea\n")
+    table = load("table")
+    assert "--columns FIELD=COLUMN" in complaint(DataError, "table", path)
+    good = found("table", path, columns=parse_columns("image=file,answer=label", table))
+    assert good.columns == (("answer", "label"), ("image", "file")) and good.inputs[0].images == str(tmp_path)
+    message = complaint(ConfigError, "table", path, columns=parse_columns("image=pic,answer=label", table))
+    assert "image=pic" in message and "it has: file, label" in message
+
+
+def test_files_of_both_kinds_are_refused(tmp_path: Path) -> None:
+    pair = {"prompt": "Hi", "chosen": "A", "rejected": "B"}
+    pairs = write_json(tmp_path / "pairs.json", [pair])
+    talks = write_json(tmp_path / "talks.json", [chat("Hi", "Yo")])
+    assert (found("trl", pairs).kind, found("trl", talks).kind) == ("preference", "messages")
+    assert "both kinds" in complaint(DataError, "trl", pairs, talks)
+    assert found("rlaif_v", write_parquet(tmp_path / "x.parquet", [rlaif_row()], RLAIF)).kind == "preference"
+
+
+def test_lists_of_data_sets(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    write_json(tmp_path / "rows" / "x.json", [{"conversations": []}])
+    entry = {"file_name": "rows/x.json", "formatting": "sharegpt"}
+    listed = write_json(tmp_path / "dataset_info.json", {"x": entry})
+    plates = found("llamafactory", listed, config="x")
+    assert plates.inputs[0].name == "x.json" and plates.inputs[0].images == str(tmp_path) and plates.config == "x"
+    assert found("llamafactory", tmp_path, config="x", image_root="/root").inputs[0].images == "/root"
+    assert "needs --config" in complaint(ConfigError, "llamafactory", listed)
+    assert "one list of data sets" in complaint(ConfigError, "llamafactory", config="x")
+    columns = (("images", "pics"),)
+    assert "--columns makes no sense" in complaint(ConfigError, "llamafactory", listed, config="x", columns=columns)
+
+
+def test_caption_files_may_lie_in_the_folders_of_their_pictures(tmp_path: Path) -> None:
+    for name in ("a", "b/c", ".hidden"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.jpg").write_bytes(encoded())
+        (tmp_path / name / "metadata.csv").write_text("file_name,text\n1.jpg,A goal.\n")
+    both = found("imagefolder", tmp_path)
+    assert [file.name for file in both.inputs] == ["a/metadata.csv", "b/c/metadata.csv"]
+    assert [file.images for file in both.inputs] == [str(tmp_path / "a"), str(tmp_path / "b" / "c")]
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a/1.jpg", "text": "All."}\n')
+    assert [file.name for file in found("imagefolder", tmp_path).inputs] == ["metadata.jsonl"]
+
+
+def test_a_limit_opens_no_more_files_than_it_needs(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        rows = [rlaif_row(number) for number in range(3)]
+        write_parquet(tmp_path / "raw" / name / f"{name}.parquet", rows, RLAIF)
+    (tmp_path / "raw" / "c" / "c.parquet").write_bytes(b"broken")
+    paths = sorted((tmp_path / "raw").rglob("*.parquet"))
+    some = found("rlaif_v", *paths, limit=4)
+    assert [file.name for file in some.inputs] == ["a/a.parquet", "b/b.parquet"], "named as without a limit"
+    assert len(some.contents) == 2
+    assert [file.name for file in found("rlaif_v", *paths, limit=3).inputs] == ["a/a.parquet"]
+    assert "c.parquet" in complaint(DataError, "rlaif_v", *paths)

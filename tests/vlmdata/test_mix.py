@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import assert_valid, ids_of, labelled, messages, preferences, row, rows_of
 from rawfiles import shard_bytes
@@ -18,6 +18,7 @@ from vlmdata.mix import Ids, Weighted, mix_rows, parse_weighted, schedule
 SIZES = st.lists(st.integers(1, 40), min_size=2, max_size=4)
 
 
+@settings(deadline=None)
 @given(SIZES, st.data())
 def test_schedules_end_where_they_should(sizes: list[int], data: st.DataObject) -> None:
     weights = [data.draw(st.integers(1, 5)) for _ in sizes]
@@ -56,6 +57,7 @@ def test_schedules_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
         schedule([10, 10], [1, 1e-12], stop="all")
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from(["x", "y", "a/x", "b/x", "x#2", "a/x#2"]), unique=True), min_size=2, max_size=2),
     st.integers(1, 3),

@@ -21,6 +21,7 @@ from vlmdata.split import parse_parts, split_lines, split_rows
 KEYS = st.lists(st.lists(st.integers(0, 15), max_size=3), max_size=30)
 
 
+@settings(deadline=None)
 @given(KEYS)
 def test_groups_are_the_connected_rows(keys: list[list[int]]) -> None:
     """Against plain repeated merging."""
@@ -39,6 +40,7 @@ def test_groups_are_the_connected_rows(keys: list[list[int]]) -> None:
     assert firsts == sorted(firsts)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 500), st.lists(st.integers(1, 20), min_size=1, max_size=5))
 def test_quotas_add_up_and_are_near(rows: int, weights: list[int]) -> None:
     shares = np.array(weights) / sum(weights)
@@ -47,6 +49,7 @@ def test_quotas_add_up_and_are_near(rows: int, weights: list[int]) -> None:
     assert (np.abs(found - rows * shares) < 1).all()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=60), st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_groups_fill_the_parts(sizes: list[int], weights: list[int]) -> None:
     held = np.array(sizes)

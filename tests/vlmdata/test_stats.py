@@ -176,6 +176,15 @@ def test_no_image_is_read(talks: Shards, tmp_path: Path) -> None:
     assert before == after
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_batches_do_not_matter(
+    talks: Shards, preferences: Shards, dishes: Shards, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = collect([talks, preferences, dishes]).to_json()
+    monkeypatch.setattr("vlmdata.stats._BATCH", size)
+    assert collect([talks, preferences, dishes]).to_json() == whole
+
+
 def test_a_broken_shard_is_named(talks: Shards, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes((talks.path / "manifest.json").read_bytes())
     (tmp_path / talks.files[0].name).write_bytes(b"PAR1 broken PAR1")

@@ -9,10 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rawfiles import CAULDRON, cauldron_rows, encoded, write_parquet
+from rawfiles import CAULDRON, cauldron_rows, encoded, pairs, write_parquet
 
+from vlmdata import validate as validating
 from vlmdata.atomic import sha256_file
 from vlmdata.convert import Conversion, convert
+from vlmdata.errors import ConfigError
+from vlmdata.shards import open_shards
 from vlmdata.validate import validate
 
 
@@ -91,6 +94,8 @@ def test_rows_that_break_a_rule_are_named(done: Conversion, field: str, value: A
     rewrite(done, change)
     found = problems(done)
     assert any(says in problem for problem in found), found
+    # What the row says of its images is compared with the image log too.
+    found = [problem for problem in found if not problem.startswith("images/")]
     assert all("x.parquet:0" in problem or "x.parquet:1" in problem for problem in found)
 
 
@@ -98,3 +103,40 @@ def test_a_schema_without_features_is_found(done: Conversion) -> None:
     path = done.out / done.manifest.shards[0].name
     pq.write_table(pq.read_table(path).replace_schema_metadata({}), path)
     assert any("another schema" in problem for problem in problems(done))
+
+
+def test_the_image_log_is_held_against_the_shard(done: Conversion) -> None:
+    log = done.out / "images" / done.manifest.shards[0].name
+    table = pq.read_table(log)
+    pq.write_table(table.slice(1), log)
+    found = "\n".join(problems(done))
+    assert "images/" in found and "sha256 differs" in found and f"has {table.num_rows - 1} images" in found
+    log.unlink()
+    assert any("images/" in problem and "not in the folder" in problem for problem in problems(done))
+
+
+def test_a_sample_is_decoded(done: Conversion, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    original = validating._pixels
+
+    def counted(data: bytes, size: Any) -> Any:
+        decoded.append(len(data))
+        return original(data, size)
+
+    monkeypatch.setattr(validating, "_pixels", counted)
+    images = [len(row["images"]) for row in open_shards(done.out).rows(["images"])]
+    for sample, rows in ((None, images), (0, []), (1, images[:1]), (2, images[::2]), (100, images)):
+        decoded.clear()
+        assert list(validate(done.out, sample=sample, workers=2)) == []
+        assert len(decoded) == sum(rows)
+    with pytest.raises(ConfigError, match="sample is -1"):
+        list(validate(done.out, sample=-1))
+
+
+def test_a_literal_mark_is_no_fault_of_trl_and_one_of_llamafactory(tmp_path: Path) -> None:
+    rows = cauldron_rows(2)
+    rows[1]["texts"] = pairs(("What does <image> mean?", "A mark."))
+    done = convert("the_cauldron", write_parquet(tmp_path / "x.parquet", rows, CAULDRON), tmp_path / "out")
+    (found,) = problems(done)
+    assert "x.parquet:1: LLaMA-Factory counts 2 <image> marks, 1 of them literal in a text for 1 images" in found
+    assert list(validate(done.out, rules=("trl",))) == []

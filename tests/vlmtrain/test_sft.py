@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from vlmdata.errors import ConfigError, DataError, MissingError, OutputExistsError
+from vlmdata.manifest import Manifest
 from vlmtrain.collate import Collator, prompt_batch
 from vlmtrain.merge import merge
 from vlmtrain.model import load
@@ -269,3 +271,15 @@ def test_a_broken_image_is_named(base: Path, tmp_path: Path) -> None:
     data = rows.write(tmp_path / "data", [broken])
     with pytest.raises(DataError, match="image 0 of row 'the-bad-one' cannot be decoded"):
         train(data, tmp_path / "run", model=str(base), **QUICK)
+
+
+def test_data_that_is_not_for_commercial_use_is_named(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    free = rows.write(tmp_path / "free", rows.colours(4))
+    bound = rows.write(tmp_path / "bound", rows.colours(4))
+    replace(Manifest.read(bound), licence="CC-BY-NC-4.0").write(bound)
+    result = train([free, bound], tmp_path / "run", model=str(base), **{**QUICK, "max_steps": 1, "progress": True})
+    said = capsys.readouterr().err
+    assert "bound: licence CC-BY-NC-4.0, NOT for commercial use" in said and "free: licence" not in said
+    assert "CC-BY-NC-4.0 (**not for commercial use**)" in (result.out / "README.md").read_text()

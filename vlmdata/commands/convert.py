@@ -9,13 +9,15 @@ from typing import Any
 
 import click
 
+from vlmdata.command import PLACE
+
 __all__ = ["convert"]
 
 
 @click.command()
 @click.argument("source", required=False)
 @click.argument("raw", nargs=-1)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--out", required=True, type=PLACE, help="Folder to write.")
 @click.option("--config", metavar="NAME", help="Sub-dataset, for sources that have several.")
 @click.option("--split", metavar="NAME", help="Part of the raw data.  [default: train, where files are named by split]")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit on the hub; the commit is recorded.")
@@ -56,7 +58,7 @@ __all__ = ["convert"]
     show_default=True,
     help="Find cut images by their structure, or decode every one.",
 )
-@click.option("--from-rejects", type=click.Path(path_type=Path), help="Convert the rejects of this dataset again.")
+@click.option("--from-rejects", type=PLACE, help="Convert the rejects of this dataset again.")
 @click.option("--shard-size", default="100MB", show_default=True, help="Input bytes for one shard.")
 @click.option("--workers", type=int, metavar="N", help="Processes; they do not change the result.  [default: all CPUs]")
 @click.option("--engine", metavar="NAME", help="serial, process or ray.  [default: what fits the workers]")

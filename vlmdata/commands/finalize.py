@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
+from vlmdata.command import PLACE
+
 __all__ = ["finalize"]
 
 
 @click.command()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=PLACE)
 def finalize(out: Path) -> None:
     """Finish a dataset whose shards were made by several ranks.
 

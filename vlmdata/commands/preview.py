@@ -33,9 +33,7 @@ def preview(shards: Path, out: Path, rows: int, seed: int, thumbnail: int, overw
 
     dataset = open_shards(shards)
     with Progress("preview", len(dataset)) as bar:
-        done = write(
-            dataset, out, count=rows, seed=seed, side=thumbnail, overwrite=overwrite, report=bar.advance
-        )
+        done = write(dataset, out, count=rows, seed=seed, side=thumbnail, overwrite=overwrite, report=bar.advance)
     rejected = f" and {done.rejects:,} rejected ones" if done.rejects else ""
     size = f"{done.bytes / 1e6:.1f} MB"
     click.echo(f"{out}: {done.rows:,} of {done.records:,} rows{rejected}, {size}; open it in a browser")

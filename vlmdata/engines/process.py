@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +14,7 @@ from contextlib import closing
 from multiprocessing.connection import wait
 from typing import Any
 
+from vlmdata.engine import Outcomes
 from vlmdata.errors import DataError
 from vlmdata.plan import Task
 from vlmdata.work import Job, Outcome, Report, run_task
@@ -30,7 +31,7 @@ class _Stopped(Exception):
     """The caller wants no more results."""
 
 
-def run(job: Job, tasks: Sequence[Task], workers: int, report: Report, address: str | None) -> Generator[Outcome, None, None]:
+def run(job: Job, tasks: Sequence[Task], workers: int, report: Report, address: str | None) -> Outcomes:
     """Outcomes in the order of the tasks, whichever is finished first; tasks of a killed worker are run again.
 
     Raises:
@@ -61,7 +62,7 @@ def run(job: Job, tasks: Sequence[Task], workers: int, report: Report, address: 
     )
 
 
-def _pooled(job: Job, tasks: Sequence[Task], workers: int, report: Report) -> Generator[Outcome, None, None]:
+def _pooled(job: Job, tasks: Sequence[Task], workers: int, report: Report) -> Outcomes:
     """Outcomes from one pool, as long as it holds."""
     context = multiprocessing.get_context("spawn")
     rows_read, stopped = context.Value("q", 0), context.Event()

@@ -6,9 +6,10 @@ joined into Arrow arrays whose 32-bit offsets images overflow (ray-project/ray i
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from vlmdata.engine import Outcomes
 from vlmdata.errors import ConfigError, DataError, DependencyError
 from vlmdata.plan import Task
 from vlmdata.work import Job, Outcome, Report, run_task
@@ -18,7 +19,7 @@ __all__ = ["run"]
 _ATTEMPTS = 3
 
 
-def run(job: Job, tasks: Sequence[Task], workers: int, report: Report, address: str | None) -> Generator[Outcome, None, None]:
+def run(job: Job, tasks: Sequence[Task], workers: int, report: Report, address: str | None) -> Outcomes:
     """Outcomes in the order of the tasks, whichever is finished first.
 
     Args:

@@ -74,8 +74,8 @@ def locate(path: Path, config: str | None) -> Located:
     formatting = entry.get("formatting", "alpaca")
     if formatting not in _COLUMNS:
         raise DataError(f"{where} has formatting {formatting!r}, which is not read here; valid: {choices(_COLUMNS)}")
-    columns = _columns(entry, formatting, where)
     ranking = entry.get("ranking") is True
+    columns = _columns(entry, formatting, where, ranking)
     lacking = [name for name in ("chosen", "rejected") if ranking and not dict(columns).get(name)]
     if lacking:
         raise DataError(f"{where} has ranking: true but its columns do not name {' and '.join(lacking)}")
@@ -111,8 +111,8 @@ def _names(entry: Mapping[str, Any], key: str, where: str) -> dict[str, str]:
     return dict(given)
 
 
-def _columns(entry: Mapping[str, Any], formatting: str, where: str) -> tuple[tuple[str, str], ...]:
-    """Which column holds which field. What the entry does not name is not read."""
+def _columns(entry: Mapping[str, Any], formatting: str, where: str, ranking: bool) -> tuple[tuple[str, str], ...]:
+    """Which column holds which field. What the entry does not name is not read, nor are pairs that are not ranked."""
     known = _COLUMNS[formatting] | _SHARED
     # Without columns LLaMA-Factory takes the usual names of the turns or of the instruction, and nothing else.
     defaults = {name: column for name, column in _COLUMNS[formatting].items() if name != "history"}
@@ -125,7 +125,8 @@ def _columns(entry: Mapping[str, Any], formatting: str, where: str) -> tuple[tup
         raise DataError(
             f"{where} has columns {choices(unknown)}, which are not of {formatting}; valid: {choices(known)}"
         )
-    return tuple(sorted((field, given.get(name, "")) for name, field in known.items()))
+    left_out = () if ranking else ("chosen", "rejected")
+    return tuple(sorted((field, "" if name in left_out else given.get(name, "")) for name, field in known.items()))
 
 
 def _file(entry: Mapping[str, Any], formatting: str, where: str, path: Path) -> Path:
@@ -136,7 +137,7 @@ def _file(entry: Mapping[str, Any], formatting: str, where: str, path: Path) -> 
             raise MissingError(f"{where} names {name}, which is not in {path.parent}")
         return file
     if isinstance(entry.get("hf_hub_url"), str):
-        renamed = _columns(entry, formatting, where)
+        renamed = _columns(entry, formatting, where, entry.get("ranking") is True)
         option = ",".join(f"{field}={column}" for field, column in renamed if column and field != column)
         option = f" --columns {option}" if option else ""
         raise DataError(

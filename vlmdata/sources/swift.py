@@ -45,8 +45,10 @@ def convert(row: Row, row_id: str, options: Options) -> list[Record]:
     messages, images = _read(_turns(row), given, row, options)
     whole = row.get("rejected_messages")
     other = row.get("rejected_response")
-    is_preference = options.kind == "preference" if options.kind else whole is not None or other is not None
-    if not is_preference:
+    is_pair = whole is not None or other is not None
+    if is_pair and options.kind == "messages":
+        raise RecordError("wrong_fields", "the row has a rejected answer, in a file that is read as conversations")
+    if not is_pair and options.kind != "preference":
         return [Sample(row_id, images, messages, "swift", meta=meta)]
     if whole is not None:
         other_images = row.get("rejected_images")

@@ -249,7 +249,7 @@
     const items = data.rejects.map((reject) => {
       const head = make("div", "", make("span", "chip reject-reason", reject.reason), " ", isolated(reject.id));
       const what = make("div", "what", head, make("p", "why", reject.why || null));
-      if (reject.detail) what.append(make("p", "", make("code", "", reject.detail)));
+      if (reject.detail && reject.detail !== reject.why) what.append(make("p", "", make("code", "", reject.detail)));
       if (reject.place) what.append(make("p", "soft small", isolated(reject.place)));
       if (reject.raw) {
         what.append(make("details", "", make("summary", "", "raw row"), make("pre", "", reject.raw)));
@@ -260,7 +260,7 @@
         reject.thumbs.slice(0, 4).forEach((thumb, index) => {
           const image = make("img");
           image.src = data.pictures[thumb];
-          image.alt = `Image ${index + 1} of the rejected row ${reject.id}`;
+          image.alt = `Image ${index + 1} of the ${rejectList.dataset.word} row ${reject.id}`;
           image.loading = "lazy";
           thumbs.append(image);
         });
@@ -279,7 +279,7 @@
         item.hidden = !fits;
         count += fits;
       }
-      find("reject-count").textContent = `${plural(count, "rejected row")} shown`;
+      find("reject-count").textContent = `${plural(count, `${rejectList.dataset.word} row`)} shown`;
     };
     for (const button of buttons) {
       button.addEventListener("click", () => {

@@ -1,0 +1,1 @@
+"""One file per training tool; the file name is the name of the target."""
