@@ -28,7 +28,7 @@ class ErrorGroup(click.Group):
             sys.exit(2)
 
 
-class PlaceType(click.ParamType):
+class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """A local path, or the address of an object store."""
 
     name = "path"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import vlmdata
+from vlmdata.adapter import title
 from vlmdata.atomic import replacing, write_lines
 from vlmdata.card import card
 from vlmdata.errors import DataError
@@ -85,7 +86,7 @@ def _manifest(plan: Plan, outcomes: Sequence[Outcome]) -> Manifest:
     options.pop("image_root")  # names a place on one machine
     return Manifest(
         kind=plan.kind,
-        source=plan.source,
+        source=title(plan.source),
         url=source.url,
         licence=options.pop("licence"),
         config=options.pop("config"),

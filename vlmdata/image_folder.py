@@ -9,6 +9,7 @@ from typing import Any
 
 from vlmdata.errors import RecordError
 from vlmdata.fields import printable
+from vlmdata.places import files_below
 
 __all__ = ["CAPTION_FILES", "folder_columns", "folder_labels", "folder_rows", "list_images"]
 
@@ -20,16 +21,7 @@ _SUFFIXES = frozenset(".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .ppm .pgm
 
 def list_images(folder: Path) -> list[str]:
     """Paths of all pictures below a folder, relative to it, ``/`` between parts, sorted; hidden ones are left out."""
-    found: list[str] = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(parent).relative_to(folder)
-        found += [
-            (inside / name).as_posix()
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in _SUFFIXES
-        ]
-    return sorted(found)
+    return [path for path in files_below(folder) if os.path.splitext(path)[1].lower() in _SUFFIXES]
 
 
 def folder_columns(folder: Path, images: Sequence[str]) -> frozenset[str]:

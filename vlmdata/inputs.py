@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from vlmdata.fields import printable
 from vlmdata.fit import common_kind, inspect_fitting
 from vlmdata.hub import RemoteFiles, is_hub_id, list_remote
 from vlmdata.image_folder import CAPTION_FILES, list_images
+from vlmdata.places import absolute, files_below, is_remote, place
 from vlmdata.readers import Contents, Format, Input
 from vlmdata.source import Kind, Located, Pairs, Source
 
@@ -160,7 +162,7 @@ def _up_to(
 def _find_local(search: _Search, raw: Sequence[str]) -> tuple[tuple[Input, ...], tuple[Contents, ...]]:
     files: list[Input] = []
     found: list[Contents | None] = []
-    for path in map(Path, raw):
+    for path in map(place, raw):
         rows = sum(holds.rows for holds in found if holds is not None)
         for file, holds in _local(search, path, rows):
             if file.path in {other.path for other in files}:
@@ -177,7 +179,7 @@ def _find_located(search: _Search, locate: Callable[[Path, str | None], Located]
         raise ConfigError(f"the entries of {name} name their columns themselves, --columns makes no sense with it")
     if len(raw) != 1:
         raise ConfigError(f"{name} reads one list of data sets, got {len(raw)} paths; give its file or its folder")
-    located = locate(Path(raw[0]), config)
+    located = locate(place(raw[0]), config)
     root = located.image_root if search.image_root is None else search.image_root
     search = replace(search, config=None, image_root=root, columns=located.columns)
     inputs, contents = _find_local(search, located.files)
@@ -195,7 +197,7 @@ def _remote(
             wrong = "needs --config" if config is None else f"has no configuration {config!r}"
             raise ConfigError(f"{name} {wrong}; valid: {choices(source.configs)}")
         return list_remote(source.hub_id, revision)
-    missing = [path for path in raw if not os.path.lexists(path)]
+    missing = [path for path in raw if not _is_there(path)]
     if len(raw) == 1 and missing and is_hub_id(raw[0].removeprefix("hf://datasets/")):
         try:
             return list_remote(raw[0].removeprefix("hf://datasets/"), revision)
@@ -204,6 +206,11 @@ def _remote(
     if missing:
         raise MissingError(f"no file or folder {missing[0]}; RAW is a local path, or a hub dataset as owner/name")
     return None
+
+
+def _is_there(path: str) -> bool:
+    found = place(path)
+    return found.exists() if is_remote(found) else os.path.lexists(path)
 
 
 def _of_config(name: str, source: Source, repo: str, paths: list[str], config: str | None) -> list[str]:
@@ -287,13 +294,9 @@ def _captions(base: Path, split: str | None, image_root: str | None) -> list[Inp
     folder = _picture_folder(base, split)
     inside: list[Path] = []
     if _caption_file(folder) is None:
-        inside = sorted(Path(parent) for parent, _, _ in os.walk(folder) if not _is_hidden(Path(parent), folder))
-    files = [found for place in (folder, *inside) if (found := _caption_file(place)) is not None]
+        inside = [folder / part for part in sorted({posixpath.dirname(path) for path in files_below(folder)}) if part]
+    files = [found for part in (folder, *inside) if (found := _caption_file(part)) is not None]
     return [_input(file, image_root) for file in files]
-
-
-def _is_hidden(path: Path, base: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(base).parts)
 
 
 def _caption_file(folder: Path) -> Path | None:
@@ -310,7 +313,7 @@ def _pictures(base: Path, split: str | None, image_root: str | None) -> list[Inp
         return []
     if image_root is not None:
         raise ConfigError(f"{folder} is read as a folder of pictures; --image-root makes no sense with it")
-    return [Input(str(folder), printable(Path(os.path.abspath(folder)).name), "folder", 0, str(folder))]
+    return [Input(str(folder), printable(absolute(folder).name), "folder", 0, str(folder))]
 
 
 def _picture_folder(base: Path, split: str | None) -> Path:
@@ -371,14 +374,14 @@ def _named(inputs: Sequence[Input]) -> Iterator[Input]:
     if len(inputs) == 1:
         yield inputs[0]
         return
-    absolute = [os.path.abspath(file.path) for file in inputs]
-    base = os.path.commonpath([os.path.dirname(path) for path in absolute])
-    for file, path in zip(inputs, absolute, strict=True):
-        name = printable(Path(os.path.relpath(path, base)).as_posix())
+    paths = [absolute(file.path).as_posix().split("/") for file in inputs]
+    common = len(os.path.commonprefix([path[:-1] for path in paths]))
+    for file, path in zip(inputs, paths, strict=True):
+        name = printable("/".join(path[common:]))
         yield Input(file.path, name, file.format, file.bytes, file.images)
 
 
 def _known_config(source: Source, inputs: Sequence[Input]) -> str | None:
     """The configuration that the files' folders are named after, if it is one."""
-    parents = {Path(os.path.abspath(file.path)).parent.name for file in inputs}
+    parents = {absolute(file.path).parent.name for file in inputs}
     return next(iter(parents)) if len(parents) == 1 and parents <= set(source.configs) else None

@@ -20,7 +20,7 @@ from vlmdata.errors import ConfigError, DependencyError
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-__all__ = ["absolute", "inside", "is_remote", "open_parquet", "place", "remove_tree", "upload"]
+__all__ = ["absolute", "files_below", "inside", "is_remote", "open_parquet", "place", "remove_tree", "upload"]
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
@@ -74,6 +74,20 @@ def open_parquet(path: Path, **options: Any) -> Iterator[pq.ParquetFile]:
     else:
         with pq.ParquetFile(path, **options) as file:
             yield file
+
+
+def files_below(folder: Path) -> list[str]:
+    """Paths of all files below a folder, relative to it, ``/`` between parts, sorted; hidden ones are left out."""
+    if is_remote(folder):
+        remote: Any = folder
+        base = remote.path.rstrip("/") + "/"
+        found = [path.removeprefix(base) for path in remote.fs.find(remote.path)]
+    else:
+        found = []
+        for parent, folders, files in os.walk(folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found += [(Path(parent).relative_to(folder) / name).as_posix() for name in files]
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.split("/")))
 
 
 def upload(local: Path, target: Path) -> None:

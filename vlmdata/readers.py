@@ -7,7 +7,6 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -98,7 +97,7 @@ def inspect(source: Input) -> Contents:
             case "csv":
                 return _inspect_csv(source)
             case "folder":
-                folder = Path(source.path)
+                folder = place(source.path)
                 images = image_folder.list_images(folder)
                 size = sum((folder / path).stat().st_size for path in images)
                 columns = image_folder.folder_columns(folder, images)
@@ -237,7 +236,7 @@ def _pick(
 @contextmanager
 def _arrow(source: Input) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
     path = place(source.path)
-    with pa.PythonFile(path.open("rb")) if is_remote(path) else pa.memory_map(source.path) as mapped:
+    with pa.PythonFile(path.open("rb"), mode="r") if is_remote(path) else pa.memory_map(source.path) as mapped:
         is_file = mapped.read(6) == b"ARROW1"
         mapped.seek(0)
         if is_file:

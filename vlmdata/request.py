@@ -109,7 +109,8 @@ def plan_request(source: str, raw: Sequence[str], **options: Unpack[RawOptions])
         split=given["split"],
         revision=given["revision"],
         image_root=root,
-        **_extra(parse_columns(given["columns"], kind), limit),
+        columns=parse_columns(given["columns"], kind),
+        limit=limit,
     )
     reading = Options(
         found.config,
@@ -117,9 +118,9 @@ def plan_request(source: str, raw: Sequence[str], **options: Unpack[RawOptions])
         given["turns"],
         given["prompt"],
         _label_names(kind, found),
-        getattr(found, "kind", None),
-        getattr(found, "columns", ()),
-        getattr(found, "tags", ()),
+        found.kind,
+        found.columns,
+        found.tags,
     )
     recorded = {
         "limit": given["limit"],
@@ -241,10 +242,3 @@ def _label_names(source: Source, found: Found) -> tuple[str, ...]:
     if len(told) > 1:
         raise DataError("the raw files have different class names; convert them one by one")
     return told.pop() if told else source.label_names
-
-
-def _extra(columns: Any, limit: int | None) -> dict[str, Any]:
-    import inspect as signatures
-
-    known = signatures.signature(find).parameters
-    return {name: value for name, value in (("columns", columns), ("limit", limit)) if name in known}

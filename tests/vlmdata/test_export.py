@@ -89,7 +89,7 @@ def wild(tmp_path_factory: pytest.TempPathFactory) -> Path:
         chat('No picture, é 漢 \U0001f426 \u2028 "quoted" \\n', " Text \r\n only "),
         {"messages": [{"role": "system", "content": "Be brief."}, *chat(parts("Hm", 2), "OK")["messages"]]},
         {"messages": [*chat(parts(3, "x"), "y")["messages"], *chat(parts("z", 0), "w")["messages"]]},
-        chat(parts("Write ", "<ima", "ge> as text", 1), "<image> it is"),
+        chat(parts("Write ", "<ima", "ge> as text", 1), parts("<image> it is")),
         chat(parts(1, f"<{JOINER}image> <video> {{{{image}}}}"), "marks"),
         {
             "messages": [
@@ -188,7 +188,8 @@ def test_answers_that_one_turn_cannot_hold(tmp_path: Path) -> None:
         swift_row({**rows_of(shards)[0], "chosen": [same], "rejected": [other]}, ["x.jpg"], False)
 
 
-TEXT = st.text(st.sampled_from(["<image>", "<video>", "{{image}}", "<", "image>", JOINER, "a", "\n", " ", "é", "{"]))
+PIECES = ["<image>", "<video>", "{{image}}", "<", "image>", JOINER, "a", "\n", " ", "é", "{"]
+TEXT = st.lists(st.sampled_from(PIECES), max_size=9).map("".join)
 CONTENT = st.lists(st.one_of(st.none(), TEXT), max_size=7)
 
 
@@ -213,16 +214,16 @@ def test_escaping_is_reversible(value: str) -> None:
         assert escape(value, marks) == value
 
 
-WILD = st.one_of(st.sampled_from(["<image>", " <image>\n", JOINER, "\n", "", "  ", "x\x00y"]), st.text(max_size=8))
-TURN = st.lists(st.one_of(st.integers(0, 3), WILD.filter(lambda t: t.isprintable() or "\n" in t)), max_size=5)
+WILD = st.one_of(TEXT, st.text(max_size=8))
+TURN = st.lists(st.one_of(st.integers(0, 3), WILD), max_size=5)
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=20)
 @given(st.lists(st.tuples(TURN, WILD), min_size=1, max_size=6))
 def test_any_rows_come_back(turns: list[tuple[list[str | int], str]]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        held = [chat(parts("?", *content[:3]), answer + ".") for content, answer in turns]
+        held = [chat(parts("?", *content), parts(answer, ".")) for content, answer in turns]
         shards = made(folder, held)
         rows = rows_of(shards)
         for target in names():
@@ -236,6 +237,23 @@ def test_any_rows_come_back(turns: list[tuple[list[str | int], str]]) -> None:
             skipped = {line["id"] for line in lines(done.out / "skipped.jsonl")}
             assert found == [row for row in rows if row["id"] not in skipped]
             assert target == "llava" or not skipped
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.lists(st.tuples(WILD, WILD, WILD), min_size=1, max_size=5))
+def test_any_preferences_come_back(texts: list[tuple[str, str, str]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        raw = [
+            rlaif_row(number, question=question, chosen=chosen + "+", rejected=rejected + "-")
+            for number, (question, chosen, rejected) in enumerate(texts)
+        ]
+        shards = convert("rlaif_v", write_parquet(folder / "x.parquet", raw, RLAIF), folder / "shards").out
+        for target in names():
+            if "preference" in load(target).kinds:
+                escaped = "escape" if load(target).marks else None
+                done = export(shards, target, folder / target, literal_mark=escaped)
+                assert BACK[target](done.out) == rows_of(shards)
 
 
 def module(path: Path) -> Any:
@@ -379,7 +397,7 @@ def test_changed_image_bytes_are_noticed(tmp_path: Path) -> None:
     (file,) = shards.glob("data-*.parquet")
     table = pq.read_table(file)
     rows = table.to_pylist()
-    rows[1]["images"][0]["bytes"] = encoded(seed=3)
+    rows[2]["images"][0]["bytes"] = encoded(seed=3)
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
     with pytest.raises(DataError, match="another sha256"):
         export(shards, "jsonl", tmp_path / "out")
