@@ -91,7 +91,7 @@ def _foreign(folder: Path) -> list[str]:
 
 
 def _replace(folder: Path, fresh: Path, former: Path) -> None:
-    if hasattr(os, "sync"):  # one call for all the image files, which a crash must not leave empty
+    if (fresh / IMAGES).is_dir() and hasattr(os, "sync"):  # one call for all the files, which no crash must leave empty
         os.sync()
     if folder.is_dir():
         if any(folder.iterdir()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import vlmdata
@@ -72,7 +73,6 @@ def finish(out: Path, plan: Plan, outcomes: Sequence[Outcome]) -> Manifest:
 
 
 def _manifest(plan: Plan, outcomes: Sequence[Outcome]) -> Manifest:
-    import isal
     import PIL
     import pyarrow
 
@@ -104,6 +104,6 @@ def _manifest(plan: Plan, outcomes: Sequence[Outcome]) -> Manifest:
             "vlmdata": vlmdata.__version__,
             "pyarrow": pyarrow.__version__,
             "pillow": PIL.__version__,
-            "isal": isal.__version__,
+            "zlib_ng": version("zlib-ng"),
         },
     )

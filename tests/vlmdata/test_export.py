@@ -245,7 +245,7 @@ def test_any_preferences_come_back(texts: list[tuple[str, str, str]]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         raw = [
-            rlaif_row(number, question=question, chosen=chosen + "+", rejected=rejected + "-")
+            rlaif_row(number, question=question + "?", chosen=chosen + "+", rejected=rejected + "-")
             for number, (question, chosen, rejected) in enumerate(texts)
         ]
         shards = convert("rlaif_v", write_parquet(folder / "x.parquet", raw, RLAIF), folder / "shards").out
