@@ -8,6 +8,7 @@ from vlmdata import __version__
 from vlmdata.command import ErrorGroup
 from vlmdata.commands.convert import convert
 from vlmdata.commands.dedup import dedup
+from vlmdata.commands.export import export
 from vlmdata.commands.filter import filter_command
 from vlmdata.commands.finalize import finalize
 from vlmdata.commands.mix import mix
@@ -29,5 +30,7 @@ def main() -> None:
     """Convert raw image-text data into checked shards for training."""
 
 
-for command in (sources, convert, finalize, validate, stats, preview, split, dedup, filter_command, mix, sample):
+_COMMANDS = (sources, convert, finalize, validate, stats, preview, split, dedup, filter_command, mix, export, sample)
+
+for command in _COMMANDS:
     main.add_command(command)

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from vlmdata.shards import Shards, open_shards
 from vlmdata.tables import column, images_compressed, row_groups
 from vlmdata.target import EXTRA, REFUSALS, Exported, RefusedRow, Row, Target, load, names
 
-__all__ = ["SKIPPED", "Export", "export", "export_lines", "load", "names"]
+__all__ = ["Export", "SKIPPED", "export", "export_lines", "load", "names"]
 
 SKIPPED = "skipped.jsonl"
 README = "README.md"
@@ -57,7 +57,7 @@ class Export:
     kind: str
     read: int = 0
     exported: int = 0
-    skipped: dict[str, int] | None = None
+    skipped: dict[str, int] = field(default_factory=dict)
     images: int = 0
     distinct: int = 0
 
@@ -91,7 +91,7 @@ def export(
     source = open_shards(Path(shards))
     form = _check(target, tool, source, literal_mark, form)
     folder = check_out(Path(out), source.path, overwrite=overwrite)
-    done = Export(folder, target, source.kind, skipped={})
+    done = Export(folder, target, source.kind)
     with fresh_folder(Path(out), source.path, overwrite=overwrite) as fresh:
         writer = _writer(tool, fresh, source, form, escape=literal_mark == "escape")
         with Progress("export", len(source), shown=progress) as bar:
@@ -106,7 +106,7 @@ def export(
 
 def export_lines(done: Export) -> list[str]:
     """What an export did, as lines that add up."""
-    skipped = done.skipped or {}
+    skipped = done.skipped
     lines = [f"rows     {done.read:,} read = {done.exported:,} exported + {sum(skipped.values()):,} skipped"]
     lines += [f"         {count:,} {reason}: {REFUSALS[reason]}" for reason, count in skipped.items()]
     if skipped:
@@ -145,7 +145,7 @@ def _writer(tool: Target, folder: Path, source: Shards, form: str | None, *, esc
 def _copy(source: Shards, writer: Writer, folder: Path, done: Export, bar: Progress) -> None:
     """All rows through the writer; what is refused into ``skipped.jsonl``."""
     starts = list(accumulate((shard.rows for shard in source.manifest.shards), initial=0))
-    skipped: dict[str, int] = done.skipped if done.skipped is not None else {}
+    skipped = done.skipped
     seen: set[bytes] = set()
     file = -1
     with (folder / SKIPPED).open("w", encoding="utf-8") as log, writer:
@@ -222,7 +222,7 @@ def _readme(done: Export, tool: Target, source: Shards, exported: Exported, lite
     yield f"- from: {manifest.source} <{manifest.url}>, licence: {manifest.licence}.{warning}"
     yield f"- rows: {done.read:,} read = {done.exported:,} exported + {skipped:,} skipped"
     if skipped:
-        yield from (f"  - {count:,} {reason}: {REFUSALS[reason]}" for reason, count in (done.skipped or {}).items())
+        yield from (f"  - {count:,} {reason}: {REFUSALS[reason]}" for reason, count in done.skipped.items())
         yield f"  - each with its detail in `{SKIPPED}`"
     yield f"- images: {done.images:,}, {done.distinct:,} of them different; copied as the bytes they were"
     yield f"- format: <{tool.url}>"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -66,7 +65,11 @@ class Writer:
 
 
 class JsonWriter(Writer):
-    """One JSON file, and every distinct image once as ``images/3f/3f....jpg``."""
+    """One JSON file, and every distinct image once as ``images/3f/3f....jpg``.
+
+    Of JSON Lines the first row with an image comes first, the others keep their order: ``datasets`` takes the types of
+    the columns from the first 10 MB, and a list of images that is always empty there has no type that an image fits.
+    """
 
     def __init__(self, folder: Path, convert: Convert, *, escape: bool, lines: bool) -> None:
         """Open the file.
@@ -81,6 +84,8 @@ class JsonWriter(Writer):
         self._name = "data.jsonl" if lines else "data.json"
         self._written: dict[bytes, str] = {}
         self._rows = 0
+        self._typed = not lines
+        self._before_images = tempfile.TemporaryFile(dir=folder)
         self._file = _Hashed(folder / self._name)
         self._file.write(b"" if lines else b"[\n")
 
@@ -96,12 +101,22 @@ class JsonWriter(Writer):
             for index, name in enumerate(names):
                 self._store(row, index, name)
             text = json.dumps(made, ensure_ascii=False)
-            if self._lines:
-                text += "\n"
-            elif self._rows:
-                text = ",\n" + text
-            self._file.write(text.encode())
+            self._line(f"{text}\n" if self._lines else f",\n{text}" if self._rows else text, bool(names))
             self._rows += 1
+
+    def _line(self, text: str, has_images: bool) -> None:
+        if not self._typed and not has_images:
+            self._before_images.write(text.encode())
+            return
+        self._file.write(text.encode())
+        if not self._typed:
+            self._typed = True
+            self._write_before_images()
+
+    def _write_before_images(self) -> None:
+        self._before_images.seek(0)
+        while data := self._before_images.read(1 << 20):
+            self._file.write(data)
 
     def _image_name(self, row: Row, index: int) -> str:
         sha256 = row["image_sha256"][index]
@@ -124,8 +139,10 @@ class JsonWriter(Writer):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the list; say what was written."""
-        with self._file:
-            if error is None and not self._lines:
+        with self._file, self._before_images:
+            if not self._typed:
+                self._write_before_images()
+            if not self._lines:
                 self._file.write(b"\n]\n")
         self.files = (self._file.told(self._name, self._rows),)
 
@@ -137,13 +154,12 @@ class TarWriter(Writer):
         """Write into ``folder``."""
         self._folder, self._convert = folder, convert
         self._done: list[DataFile] = []
-        self._open: ExitStack = ExitStack()
-        self._tar: tarfile.TarFile | None = None
+        self._file: _Hashed | None = None
         self._rows = 0
 
     def begin(self, name: str) -> None:
         """Close the tar file of the former shard file."""
-        self._open.close()
+        self._finish()
 
     def write(self, table: pa.Table, start: int, refuse: Refuse) -> None:
         """See ``Writer``."""
@@ -156,39 +172,40 @@ class TarWriter(Writer):
             except RefusedRow as why:
                 refuse(number, row, why)
                 continue
-            if self._tar is None:
-                self._start()
-            self._add(f"{number:09d}.json", json.dumps(made, ensure_ascii=False).encode())
+            if self._file is None:
+                self._file, self._rows = _Hashed(self._folder / self._name()), 0
+            _add(self._file, f"{number:09d}.json", json.dumps(made, ensure_ascii=False).encode())
             for extension, image in zip(extensions, row["images"], strict=True):
-                self._add(f"{number:09d}.{extension}", image["bytes"])
+                _add(self._file, f"{number:09d}.{extension}", image["bytes"])
             self._rows += 1
 
-    def _start(self) -> None:
-        name = f"data-{len(self._done):06d}.tar"
-        file = _Hashed(self._folder / name)
-        self._tar = tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT, bufsize=1 << 20)  # noqa: SIM115
-        self._rows = 0
-        self._open = ExitStack()
-        self._open.callback(self._finish, name, file, self._tar)
+    def _name(self) -> str:
+        return f"data-{len(self._done):06d}.tar"
 
-    def _finish(self, name: str, file: _Hashed, tar: tarfile.TarFile) -> None:
-        with file:
-            tar.close()
-        self._tar = None
-        self._done.append(file.told(name, self._rows))
-
-    def _add(self, name: str, data: bytes) -> None:
-        assert self._tar is not None
-        member = tarfile.TarInfo(name)
-        member.size = len(data)
-        self._tar.addfile(member, io.BytesIO(data))
+    def _finish(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with file:
+                # Two empty blocks end a tar file, and its size is a multiple of the record's.
+                end = 2 * tarfile.BLOCKSIZE
+                file.write(bytes(end + -(file.size + end) % tarfile.RECORDSIZE))
+            self._done.append(file.told(self._name(), self._rows))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the last file; say what was written."""
-        self._open.close()
+        self._finish()
         self.files = tuple(self._done)
+
+
+def _add(file: _Hashed, name: str, data: bytes) -> None:
+    """Add a member; ``tarfile`` itself copies the data several times over."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    file.write(member.tobuf(tarfile.USTAR_FORMAT))
+    file.write(data)
+    file.write(bytes(-len(data) % tarfile.BLOCKSIZE))
 
 
 class ParquetCopy(Writer):
@@ -280,26 +297,25 @@ def _extension(row: Mapping[str, Any], index: int) -> str:
     raise DataError(f"image {index} of {row['id']} is of no known format; run vlmdata validate")
 
 
-class _Hashed(io.RawIOBase):
+class _Hashed:
     """A file that is hashed as it is written."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
         self._digest = hashlib.sha256()
-        self._size = 0
+        self.size = 0
 
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes) -> None:
         self._digest.update(data)
-        self._size += len(data)
-        return self._file.write(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+        self.size += len(data)
+        self._file.write(data)
 
     def told(self, name: str, rows: int) -> DataFile:
         """What was written."""
-        return DataFile(name, rows, self._size, self._digest.hexdigest())
+        return DataFile(name, rows, self.size, self._digest.hexdigest())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()

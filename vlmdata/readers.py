@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from vlmdata import delimited, image_folder, json_rows
 from vlmdata.ahead import ahead
-from vlmdata.errors import DataError, VlmError
+from vlmdata.errors import DataError, RecordError, VlmError
 from vlmdata.hub import open_remote
 from vlmdata.places import is_remote, open_parquet, place
 from vlmdata.rejects import RawRow, unpack_row
@@ -209,7 +209,10 @@ def _wanted_batches(
 
 def _raw_row(row: Mapping[str, Any]) -> RawRow:
     """A row of a file of rejects: the raw row, under the name it had."""
-    return RawRow(row["file"], row["row"], unpack_row(row["raw"], row["blobs"]))
+    value = unpack_row(row["raw"], row["blobs"])
+    if isinstance(value, RecordError):  # no line of JSON, or none of a table: as it was
+        value = RecordError(row["reason"], row["detail"], value.raw)
+    return RawRow(row["file"], row["row"], value)
 
 
 def _clip(ranges: Sequence[tuple[int, int]], first: int, last: int) -> list[tuple[int, int]]:

@@ -103,7 +103,7 @@ def pack_row(value: Any) -> tuple[str, list[bytes]]:
 
 
 def unpack_row(raw: str | None, blobs: list[bytes]) -> Any:
-    """What was packed; for a row that could not be read, the attempt to read its bytes as JSON once more."""
+    """What was packed; a RecordError for a row that could not be read and still is no JSON."""
 
     def unpacked(value: Any) -> Any:
         if isinstance(value, list):

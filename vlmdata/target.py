@@ -18,10 +18,10 @@ from vlmdata.errors import MissingError, RecordError, choices
 from vlmdata.marked import find_mark, join, layout, text_runs
 
 __all__ = [
-    "EXTRA",
-    "REFUSALS",
     "DataFile",
+    "EXTRA",
     "Exported",
+    "REFUSALS",
     "RefusedRow",
     "Row",
     "Target",

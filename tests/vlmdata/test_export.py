@@ -1,82 +1,29 @@
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import json
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner
+from datasets import load_dataset
 from export_rules import BACK, RULES, lines
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from exported import by_id, made, module, parts, run
 from made import labelled, messages, preferences, rows_of
 from made import row as raw_row
 from PIL import Image
-from rawfiles import RLAIF, chat, encoded, rlaif_row, shard_bytes, write_json, write_parquet
+from rawfiles import RLAIF, chat, encoded, rlaif_row, shard_bytes, write_parquet
 from trl.data_utils import prepare_multimodal_messages
 
 from vlmdata.commands.export import export as command
 from vlmdata.convert import convert
 from vlmdata.errors import ConfigError, DataError, MissingError, OutputExistsError
-from vlmdata.export import Export, export, export_lines
-from vlmdata.marked import JOINER, escape, join, layout, split, unescape
+from vlmdata.export import export, export_lines
+from vlmdata.marked import JOINER, join
 from vlmdata.target import REFUSALS, load, names
-
-MARKED = [name for name in names() if load(name).marks]
-
-
-def by_id(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {row["id"]: row for row in rows}
-
-
-def made(folder: Path, rows: Sequence[Any], name: str = "wild") -> Path:
-    """Shards from rows of ``ocr_json``: content lists keep parts as they are."""
-    for seed in range(4):
-        kind = ("JPEG", "PNG")[seed % 2]
-        path = folder / "photos" / f"{seed}.{kind.lower()}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(kind=kind, seed=seed))
-    raw = write_json(folder / f"{name}.json", rows)
-    return convert("ocr_json", raw, folder / name, image_root=folder / "photos").out
-
-
-def parts(*content: str | int) -> list[dict[str, Any]]:
-    """Content: a text, or the number of a picture."""
-    return [
-        {"type": "text", "text": item} if isinstance(item, str) else {"type": "image", "image": f"{item}.{ext(item)}"}
-        for item in content
-    ]
-
-
-def ext(seed: int) -> str:
-    return ("jpeg", "png")[seed % 2]
-
-
-def run(shards: Path, target: str, out: Path, **options: Any) -> Export:
-    done = export(shards, target, out, **options)
-    told = json.loads((out / "export.json").read_text())
-    assert told["rows"]["exported"] + told["rows"]["skipped"] == told["rows"]["read"] == len(rows_of(shards))
-    assert sum(told["skipped"].values()) == told["rows"]["skipped"] == len(lines(out / "skipped.jsonl"))
-    named = {file["name"]: file for file in told["files"]}
-    assert {path.name for path in out.iterdir() if path.is_file()} == {*named, "export.json"}
-    for name, file in named.items():
-        data = (out / name).read_bytes()
-        assert hashlib.sha256(data).hexdigest() == file["sha256"] and len(data) == file["bytes"]
-    images = [path for path in out.glob("images/*/*")]
-    assert len(images) == told["image_files"]
-    for path in images:
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem and path.parent.name == path.stem[:2]
-    everything = b"".join(path.read_bytes() for path in out.iterdir() if path.is_file())
-    assert str(shards.parent).encode() not in everything
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -186,83 +133,6 @@ def test_answers_that_one_turn_cannot_hold(tmp_path: Path) -> None:
     assert swift_row is not None
     with pytest.raises(ValueError, match="same_answers"):
         swift_row({**rows_of(shards)[0], "chosen": [same], "rejected": [other]}, ["x.jpg"], False)
-
-
-PIECES = ["<image>", "<video>", "{{image}}", "<", "image>", JOINER, "a", "\n", " ", "é", "{"]
-TEXT = st.lists(st.sampled_from(PIECES), max_size=9).map("".join)
-CONTENT = st.lists(st.one_of(st.none(), TEXT), max_size=7)
-
-
-@settings(deadline=None, max_examples=200)
-@given(CONTENT, st.sampled_from(MARKED))
-def test_any_content_comes_back_from_its_string(content: list[str | None], target: str) -> None:
-    marks = load(target).marks
-    held = [{"type": "image" if item is None else "text", "text": item} for item in content]
-    value = join(held, marks)
-    assert split(value, marks, layout(held)) == held
-    assert value.count("<image>") == content.count(None)
-    assert not any(mark in value for mark in marks if mark != "<image>")
-
-
-@settings(deadline=None, max_examples=200)
-@given(TEXT)
-def test_escaping_is_reversible(value: str) -> None:
-    marks = load("llamafactory").marks
-    assert unescape(escape(value, marks), marks) == value
-    assert not any(mark in escape(value, marks) for mark in marks)
-    if not any(mark in value.replace(JOINER, "") for mark in marks):
-        assert escape(value, marks) == value
-
-
-WILD = st.one_of(TEXT, st.text(max_size=8))
-TURN = st.lists(st.one_of(st.integers(0, 3), WILD), max_size=5)
-
-
-@settings(deadline=None, max_examples=20)
-@given(st.lists(st.tuples(TURN, WILD), min_size=1, max_size=6))
-def test_any_rows_come_back(turns: list[tuple[list[str | int], str]]) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        held = [chat(parts("?", *content), parts(answer, ".")) for content, answer in turns]
-        shards = made(folder, held)
-        rows = rows_of(shards)
-        for target in names():
-            escaped = "escape" if load(target).marks else None
-            try:
-                done = export(shards, target, folder / target, literal_mark=escaped)
-            except DataError:
-                assert target == "llava"
-                continue
-            found = BACK[target](done.out)
-            skipped = {line["id"] for line in lines(done.out / "skipped.jsonl")}
-            assert found == [row for row in rows if row["id"] not in skipped]
-            assert target == "llava" or not skipped
-
-
-@settings(deadline=None, max_examples=10)
-@given(st.lists(st.tuples(WILD, WILD, WILD), min_size=1, max_size=5))
-def test_any_preferences_come_back(texts: list[tuple[str, str, str]]) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        raw = [
-            rlaif_row(number, question=question + "?", chosen=chosen + "+", rejected=rejected + "-")
-            for number, (question, chosen, rejected) in enumerate(texts)
-        ]
-        shards = convert("rlaif_v", write_parquet(folder / "x.parquet", raw, RLAIF), folder / "shards").out
-        for target in names():
-            if "preference" in load(target).kinds:
-                escaped = "escape" if load(target).marks else None
-                done = export(shards, target, folder / target, literal_mark=escaped)
-                assert BACK[target](done.out) == rows_of(shards)
-
-
-def module(path: Path) -> Any:
-    """The load.py of an export."""
-    spec = importlib.util.spec_from_file_location(f"load_{path.parent.name}", path)
-    assert spec is not None and spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
 
 
 @pytest.mark.parametrize("form", ["messages", "prompt-completion"])
@@ -426,3 +296,18 @@ def test_rejected_preferences_use_their_own_rows(tmp_path: Path) -> None:
     assert run(shards, "llamafactory", tmp_path / "refused").skipped == {"literal_mark": 1}
     done = run(shards, "llamafactory", tmp_path / "escaped", literal_mark="escape")
     assert BACK["llamafactory"](done.out) == rows_of(shards)
+
+
+@pytest.mark.parametrize("target", [name for name in names() if load(name).container == "jsonl"])
+def test_rows_without_images_come_after_one_that_says_what_an_image_is(target: str, tmp_path: Path) -> None:
+    """``datasets`` takes the types from the first block; loaded here in blocks of a row or two."""
+    rows = [chat(f"Text {number}", "yes") for number in range(6)]
+    shards = made(tmp_path, [*rows, chat(parts(0, "Who?"), "A bird."), chat(parts(1, "Who?"), "Two.")])
+    done = run(shards, target, tmp_path / "out")
+    file = str(done.out / "data.jsonl")
+    loaded = load_dataset("json", data_files=file, split="train", cache_dir=str(tmp_path / "cache"), chunksize=900)
+    assert len(loaded) == 8
+    held = rows_of(shards)
+    assert BACK[target](done.out) == [held[6], *held[:6], held[7]]
+    only = made(tmp_path, rows, "only")
+    assert BACK[target](run(only, target, tmp_path / "only-out").out) == rows_of(only)

@@ -124,3 +124,15 @@ def test_rejects_do_not_change_with_the_workers(tmp_path: Path) -> None:
     assert len(one.manifest.shards) > 1
     assert shard_bytes(one.out / "rejects") == shard_bytes(two.out / "rejects") != {}
     assert shard_bytes(one.out) == shard_bytes(two.out)
+
+
+def test_a_line_of_a_table_that_cannot_be_read_keeps_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(encoded())
+    raw = tmp_path / "x.csv"
+    raw.write_text("image,question,answer\n1.jpg,What?,That.\n1.jpg,one,two,three\n")
+    first = convert("table", raw, tmp_path / "first")
+    assert first.kept == 1 and sum(first.rejected.values()) == 1
+    with pytest.raises(DataError, match="not one of 1 rows"):
+        convert_rejects(first.out, tmp_path / "second")
+    (line,) = reject_lines(tmp_path / "second")
+    assert line["reason"] == next(iter(first.rejected)) and line["detail"] == reject_lines(first.out)[0]["detail"]

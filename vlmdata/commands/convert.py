@@ -95,8 +95,10 @@ def convert(
     """  # noqa: D301
     from vlmdata.convert import convert as run
     from vlmdata.convert import convert_rank, convert_rejects
+    from vlmdata.memory import share_arenas
     from vlmdata.summary import summary_lines
 
+    share_arenas()
     _check_call(source, from_rejects, rank, world)
     options |= {"workers": _cpus(workers), "progress": True}
     try:

@@ -16,6 +16,7 @@ from typing import Any
 
 from vlmdata.engine import Outcomes
 from vlmdata.errors import DataError
+from vlmdata.memory import share_arenas
 from vlmdata.plan import Task
 from vlmdata.work import Job, Outcome, Report, run_task
 
@@ -96,6 +97,7 @@ def _start(rows_read: Any, stopped: Any) -> None:
     """Prepare a worker: the caller handles Ctrl-C, and a worker never outlives the caller."""
     global _rows_read, _stopped
     _rows_read, _stopped = rows_read, stopped
+    share_arenas()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -53,9 +53,8 @@ def _files(exported: Exported) -> Mapping[str, str]:
 # Image paths start from this folder.
 cd "$(dirname "$0")" || exit 1
 ROOT_IMAGE_DIR="$PWD" swift {what} \\
-    --model Qwen/Qwen2-VL-2B-Instruct \\
+    --model Qwen/Qwen2-VL-2B-Instruct --use_hf true \\
     --dataset {exported.files[0].name} \\
-    --tuner_type lora \\
     --torch_dtype bfloat16 \\
     --output_dir output "$@"
 """
@@ -64,7 +63,7 @@ ROOT_IMAGE_DIR="$PWD" swift {what} \\
 
 def _usage(exported: Exported) -> str:
     return """\
-In this folder, with more options of `swift` behind it if you like (older versions call `--tuner_type` `--train_type`):
+In this folder, with more options of `swift` behind it if you like (LoRA is its default):
 
     sh train.sh
 
