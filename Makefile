@@ -7,7 +7,7 @@ SEED ?= 0
 # Threads that wait without spinning: on a shared machine spinning ones are many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test test-all lint bench clean
+.PHONY: help setup demo test test-all lint bench bench-convert clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ lint: setup ## ruff and mypy
 
 bench: setup ## ours against plain TRL, same work, ratios
 	$(BIN)/python -m benchmarks.train
+
+bench-convert: setup ## conversion against the ways of the write-ups; PHOTOS=FOLDER adds real photographs
+	$(BIN)/python -m benchmarks.convert $(if $(PHOTOS),--photos "$(PHOTOS)") --json convert-figures.json
 
 clean: ## remove the virtual environment and caches; leaves demo/ alone
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -26,6 +26,9 @@ run vlmdata convert food101 "$out/raw/food101" --split train --out "$out/shards/
 run vlmdata convert football "$out/raw/football" --out "$out/shards/football"
 run vlmdata convert ocr_json "$out/raw/ocr_json/plates.json" --out "$out/shards/plates"
 
+run vlmdata stats "$out/shards/shapes"
+run vlmdata preview "$out/shards/rlaif_v" --out "$out/rlaif_v.html"
+
 run vlmtrain sft --recipe tiny-sft --data "$out/shards/shapes" --model vlmtrain:tiny --seed "$seed" --out "$out/runs/sft"
 run vlmtrain dpo --recipe tiny-dpo --data "$out/shards/rlaif_v" --adapter "$out/runs/sft" --seed "$seed" --out "$out/runs/dpo"
 

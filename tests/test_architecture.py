@@ -24,6 +24,7 @@ DOORS = {"vlmeval/models/local.py": {"vlmtrain"}}
 NEVER_IN_DATA = {"torch", "transformers", "peft", "trl"}
 LEAVES = {
     "vlmdata/sources": {f"vlmdata.{m}" for m in ("errors", "fields", "marks", "reasons", "records", "source")},
+    "vlmdata/exports": {"vlmdata.marks", "vlmdata.target"},
     "vlmtrain/families": {"vlmtrain.family", "vlmtrain.chat", "vlmtrain.positions", "vlmdata.errors"},
 }
 HEAVY = ("torch", "transformers", "datasets", "pandas", "PIL", "numpy", "trl", "peft")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 from vlmdata.engine import load_engine
 from vlmdata.errors import ConfigError, choices
@@ -32,8 +32,7 @@ class RunOptions(TypedDict, total=False):
             can be imported (``if __name__ == "__main__":``).
         engine: see ``vlmdata.engine.engine_names``; ``process`` where there are several workers and shards.
         ray_address: of a running Ray cluster, for the engine ``ray``; one is started on this machine unless given.
-        on_error: ``quarantine`` puts a bad row into the rejects, ``fail`` ends the conversion.
-        max_rejects: more rejected rows than this number, or share like ``2%``, end the conversion.
+        max_rejects: more rejected rows than this number, or share like ``2%``, end the conversion; 0 ends it at the first.
         overwrite: replace a dataset in ``out``.
         resume: go on with an interrupted conversion of the same input and options.
         progress: show progress on stderr.
@@ -42,7 +41,6 @@ class RunOptions(TypedDict, total=False):
     workers: int
     engine: str | None
     ray_address: str | None
-    on_error: Literal["quarantine", "fail"]
     max_rejects: int | str | None
     overwrite: bool
     resume: bool
@@ -209,7 +207,8 @@ def _run(request: Request, out: Path, tasks: Sequence[Task], run: RunOptions) ->
     done = {task.index: found for task in tasks if (found := Outcome.finished(task, out)) is not None}
     waiting = [task for task in tasks if task.index not in done]
     reused, workers = len(done), run.get("workers", 1)
-    processes = max(1, min(workers, len(waiting)))
+    # A process of its own pays from two shards on; fewer are made by threads in this one.
+    processes = min(workers, len(waiting) if run.get("engine") else len(waiting) // 2) or 1
     job = Job(
         plan.source,
         plan.kind,
@@ -220,7 +219,6 @@ def _run(request: Request, out: Path, tasks: Sequence[Task], run: RunOptions) ->
         dataset=plan.dataset,
         revision=plan.options["revision"],
         licence=plan.options["licence"],
-        fail=run.get("on_error") == "fail",
         max_rejects=budget,
         threads=max(1, workers // processes),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ ROW_GROUP_BYTES = 16 << 20
 """A row group is closed when its images and texts reach this size, so readers need no more memory than that."""
 
 _ROW_GROUP_ROWS = 20_000
+_SETTLE_BYTES = 8 << 20
 
 
 class RowWriter:
@@ -90,6 +92,7 @@ class RowWriter:
     def _write(self, rows: list[Mapping[str, Any]] | pa.Table) -> None:
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([to_batch(rows, self._schema)])
         self._writer.write_table(table)
+        self._file.settle()
 
     def _settle(self) -> None:
         """Wait for the row group that is being written."""
@@ -123,7 +126,7 @@ class _HashedFile:
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=0)
         self.digest = hashlib.sha256()
-        self.size = 0
+        self.size = self._settled = 0
         self.closed = False
 
     def write(self, data: bytes) -> int:
@@ -133,6 +136,12 @@ class _HashedFile:
         self.digest.update(data)
         self.size += len(data)
         return len(data)
+
+    def settle(self) -> None:
+        """Let the disk take what is written, while the next rows are made, so that little is left for the end."""
+        if self.size - self._settled >= _SETTLE_BYTES:
+            os.fsync(self._file.fileno())
+            self._settled = self.size
 
     def tell(self) -> int:
         return self.size

@@ -53,7 +53,6 @@ class Job:
         revision: hub commit of the raw data.
         licence: what every row says of its licence.
         policy: for images.
-        fail: the first rejected row ends the conversion.
         max_rejects: more rejected rows than these end the conversion; None for no limit.
         threads: how many threads of a task decode and encode images.
     """
@@ -67,7 +66,6 @@ class Job:
     dataset: str
     revision: str | None
     licence: str
-    fail: bool = False
     max_rejects: int | None = None
     threads: int = 1
 
@@ -191,15 +189,13 @@ class _Writing:
             self.shard.write(to_row(record, images, job.licence, provenance))
 
     def _reject(self, row: _Converted, error: RecordError) -> None:
-        name = f"{row.name}:{row.number}"
-        if self.job.fail:
-            raise DataError(f"row {name} is rejected: {error}; --on-error quarantine goes on") from None
         add_counts(self.rejected, {error.reason: 1})
         self.rejects.write(*reject_row(row.name, row.number, error, row.value, printable(error.detail)))
-        check_budget(self.rejected, self.job.max_rejects)
+        last = f"; the last is {row.name}:{row.number}, {printable(str(error))}"
+        check_budget(self.rejected, self.job.max_rejects, last)
 
 
-def check_budget(rejected: Mapping[str, int], most: int | None) -> None:
+def check_budget(rejected: Mapping[str, int], most: int | None, last: str = "") -> None:
     """End a conversion that rejects too much.
 
     Raises:
@@ -209,7 +205,7 @@ def check_budget(rejected: Mapping[str, int], most: int | None) -> None:
     if most is not None and count > most:
         reasons = ", ".join(f"{reason} {number}" for reason, number in rejected.items())
         raise DataError(
-            f"more than {most} rows are rejected ({reasons}); mend the input, or allow more with --max-rejects"
+            f"more than {most} rows are rejected ({reasons}){last}; mend the input, or allow more with --max-rejects"
         )
 
 

@@ -161,10 +161,10 @@ def test_a_choice_of_rows_is_read_in_one_pass(raw: Path, tmp_path: Path, monkeyp
 
 
 def test_fail_stops_at_the_first_bad_row(raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"parquet:5 is rejected: blank_answer"):
-        convert("the_cauldron", raw, tmp_path / "one", on_error="fail")
-    with pytest.raises(DataError, match=r"parquet:5 is rejected: blank_answer"):
-        convert("the_cauldron", raw, tmp_path / "two", on_error="fail", workers=2, shard_size=6000)
+    with pytest.raises(DataError, match=r"more than 0 rows .*parquet:5, blank_answer"):
+        convert("the_cauldron", raw, tmp_path / "one", max_rejects=0)
+    with pytest.raises(DataError, match=r"more than 0 rows .*parquet:5, blank_answer"):
+        convert("the_cauldron", raw, tmp_path / "two", max_rejects=0, workers=2, shard_size=6000)
     assert not (tmp_path / "two" / "manifest.json").exists()
 
 

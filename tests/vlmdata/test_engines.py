@@ -164,14 +164,14 @@ def test_ray_with_two_local_workers(raw: Path, tmp_path: Path, expected: dict[st
         "from vlmdata.convert import convert\n"
         f"convert('the_cauldron', {str(raw)!r}, {str(tmp_path / 'out')!r}, engine='ray', workers=2, **{OPTIONS!r})\n"
         "try:\n"
-        f"    convert('the_cauldron', {str(raw)!r}, {str(tmp_path / 'fail')!r}, engine='ray', on_error='fail')\n"
+        f"    convert('the_cauldron', {str(raw)!r}, {str(tmp_path / 'fail')!r}, engine='ray', max_rejects=0)\n"
         "except work.DataError as error:\n"
         "    print('said:', error)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     assert everything(tmp_path / "out") == expected
-    assert "said: row train.parquet:7 is rejected: no_messages" in run.stdout
+    assert "the last is train.parquet:7, no_messages" in run.stdout
 
 
 def test_ray_without_ray(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,14 +43,7 @@ __all__ = ["convert"]
     help="All question/answer pairs of a row as one conversation, or each as a record.",
 )
 @click.option("--prompt", help="User's text where the raw data has none; '' for none.  [default: the source's]")
-@click.option(
-    "--on-error",
-    type=click.Choice(["quarantine", "fail"]),
-    default="quarantine",
-    show_default=True,
-    help="A bad row goes to rejects.jsonl, or ends the conversion.",
-)
-@click.option("--max-rejects", metavar="N|P%", help="End when more rows are rejected than this.")
+@click.option("--max-rejects", metavar="N|P%", help="End when more rows are rejected than this; 0: at the first.")
 @click.option(
     "--verify-images",
     type=click.Choice(["header", "full"]),

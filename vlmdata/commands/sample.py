@@ -16,7 +16,7 @@ __all__ = ["sample"]
 @click.option("--test-scenes", default=120, show_default=True, help="Pictures of the AMBER-style test set.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing folder.")
 def sample(out: Path, seed: int, rows: int, test_scenes: int, overwrite: bool) -> None:
-    """Draw a small world and write it as raw files of every source.
+    """Draw a small world and write it as raw files of the published sources.
 
     The files have the exact raw form of each source; an AMBER-style test set of other scenes comes with them.
 

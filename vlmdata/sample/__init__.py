@@ -1,1 +1,1 @@
-"""A small drawn world, written out in the raw format of every source."""
+"""A small drawn world, written out in the raw format of five published sources."""
