@@ -32,7 +32,8 @@ class RunOptions(TypedDict, total=False):
             can be imported (``if __name__ == "__main__":``).
         engine: see ``vlmdata.engine.engine_names``; ``process`` where there are several workers and shards.
         ray_address: of a running Ray cluster, for the engine ``ray``; one is started on this machine unless given.
-        max_rejects: more rejected rows than this number, or share like ``2%``, end the conversion; 0 ends it at the first.
+        max_rejects: more rejected rows than this number, or share like ``2%``, end the conversion; with 0 the first
+            does.
         overwrite: replace a dataset in ``out``.
         resume: go on with an interrupted conversion of the same input and options.
         progress: show progress on stderr.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlmdata.errors import DataError
+from vlmdata.places import open_parquet
 from vlmdata.reasons import REASONS
 from vlmdata.rejects import REJECTS, REJECTS_FILE
 from vlmdata.shards import Shards
@@ -150,11 +151,9 @@ def _quotas(counts: Mapping[str, int], most: int) -> dict[str, int]:
 
 def _raw_images(folder: Path, found: Sequence[Mapping[str, Any]], kept: dict[int, _Raw]) -> Iterator[tuple[str, bytes]]:
     """The images of rejected rows that were kept raw; what else they hold is noted by the number of the reject."""
-    import pyarrow.parquet as pq
-
     by_id = {reject.get("id"): index for index, reject in enumerate(found)}
     for file in sorted((folder / REJECTS).glob("*.parquet")):
-        with pq.ParquetFile(file, memory_map=True) as parquet:
+        with open_parquet(file) as parquet:
             for batch in parquet.iter_batches(16, columns=["id", "raw", "blobs"]):
                 for at, row_id in enumerate(batch.column("id").to_pylist()):
                     index = by_id.get(row_id)
@@ -171,13 +170,12 @@ def _read(shards: Shards, wanted: Sequence[int]) -> Iterator[tuple[int, dict[str
     """Rows by number; row groups without one are passed over."""
     import numpy as np
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     numbers = np.asarray(wanted, np.int64)
     start = 0
     for file in shards.files:
         try:
-            with pq.ParquetFile(file, memory_map=True) as parquet:
+            with open_parquet(file) as parquet:
                 for group in range(parquet.num_row_groups):
                     stop = start + parquet.metadata.row_group(group).num_rows
                     here = numbers[(numbers >= start) & (numbers < stop)]

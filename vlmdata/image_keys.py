@@ -13,13 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow.parquet as pq
-
 from vlmdata.errors import ConfigError, DataError, MissingError, RecordError
 from vlmdata.image_folder import list_images
 from vlmdata.images import ImagePolicy, read_inside, store
 from vlmdata.manifest import MANIFEST
 from vlmdata.perceptual import dhash, pixel_sha256
+from vlmdata.places import open_parquet
 from vlmdata.shards import Shards, open_shards
 
 __all__ = ["By", "EvalImages", "KEYS", "Key", "evaluation_images", "image_keys"]
@@ -65,7 +64,7 @@ def image_keys(shards: Shards, by: By, workers: int = 1, report: _Report = lambd
         raise ConfigError(f"--by is {by!r}; valid: {', '.join(KEYS)}")
     tasks = []
     for file in shards.files:
-        with pq.ParquetFile(file, memory_map=True) as parquet:
+        with open_parquet(file) as parquet:
             tasks += [(str(file), group) for group in range(parquet.num_row_groups)]
     keys: list[tuple[Key, ...]] = []
     # Bytes are hashed already: reading them is no work for a pool.
@@ -132,7 +131,7 @@ def _group_keys(by: By, task: tuple[str, int]) -> list[tuple[Key, ...]]:
     """Keys of the rows of one row group; an image that several rows share is decoded once."""
     file, group = task
     columns = ["image_sha256"] if by == "bytes" else ["id", "image_sha256", "images"]
-    with pq.ParquetFile(file, memory_map=True) as parquet:
+    with open_parquet(file) as parquet:
         table = parquet.read_row_group(group, columns=columns)
     if by == "bytes":
         return [tuple(held) for held in table.column("image_sha256").to_pylist()]

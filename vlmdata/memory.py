@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-__all__ = ["share_arenas"]
+__all__ = ["release", "share_arenas"]
 
 _M_ARENA_MAX = -8
 
@@ -20,4 +20,16 @@ def share_arenas() -> None:
         try:
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
         except (AttributeError, OSError):  # another C library
+            return
+
+
+def release() -> None:
+    """Give back to the system what is allocated and not used; between two shards, where most of it is."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+        except (AttributeError, OSError):
             return

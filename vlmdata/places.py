@@ -64,10 +64,15 @@ def absolute(where: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def open_parquet(path: Path, **options: Any) -> Iterator[pq.ParquetFile]:
-    """A Parquet file, wherever it is; options are those of ``pyarrow.parquet.ParquetFile``."""
+def open_parquet(path: Any, *, buffer_size: int = 1 << 20) -> Iterator[pq.ParquetFile]:
+    """A Parquet file by its place or as an open file, read page by page.
+
+    Not mapped, and not buffered ahead: pages of a mapped file stay in memory, and pyarrow's default reads whole column
+    chunks, of which one may hold gigabytes of images.
+    """
     import pyarrow.parquet as pq
 
+    options = {"buffer_size": buffer_size, "pre_buffer": False}
     if is_remote(path):
         with path.open("rb") as opened, pq.ParquetFile(opened, **options) as file:
             yield file

@@ -24,7 +24,7 @@ __all__ = ["Contents", "Format", "Input", "Piece", "inspect", "read"]
 Format = Literal["parquet", "arrow", "json", "jsonl", "csv", "folder", "rejects"]
 
 _BATCH_BYTES = 4 << 20
-_BUFFER_BYTES = 1 << 20
+_REMOTE_BUFFER_BYTES = 4 << 20
 _IMAGE_ALLOWANCE = 128 << 10
 _LOOK = 1000
 
@@ -164,11 +164,10 @@ def _advice(source: Input) -> str:
 @contextmanager
 def _parquet(source: Input) -> Iterator[pq.ParquetFile]:
     if source.path.startswith("hf://"):
-        with open_remote(source.path) as remote, pq.ParquetFile(remote, buffer_size=4 * _BUFFER_BYTES) as file:
+        with open_remote(source.path) as remote, open_parquet(remote, buffer_size=_REMOTE_BUFFER_BYTES) as file:
             yield file
     else:
-        # Not mapped: pages of a mapped file stay in memory, and a column of images may be larger than that.
-        with open_parquet(place(source.path), buffer_size=_BUFFER_BYTES) as file:
+        with open_parquet(place(source.path)) as file:
             yield file
 
 

@@ -16,6 +16,7 @@ from vlmdata.errors import ConfigError, DataError
 from vlmdata.histogram import Distribution, Numbers, distribution
 from vlmdata.image_log import IMAGES
 from vlmdata.manifest import ImageCounts, Manifest, add_counts
+from vlmdata.places import open_parquet
 from vlmdata.shards import Shards
 from vlmdata.turns import Turns
 
@@ -188,11 +189,10 @@ class _Collector:
 
     def read(self, file: Path, report: Callable[[int], None]) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         wanted = ("messages", "prompt", "chosen", "rejected", "label", "source", "licence")
         try:
-            with pq.ParquetFile(file, memory_map=True) as parquet:
+            with open_parquet(file) as parquet:
                 there = [name for name in wanted if name in parquet.schema_arrow.names]
                 columns = [*there, "provenance.dataset", "image_sha256", "image_size"]
                 for batch in parquet.iter_batches(_BATCH, columns=columns):

@@ -18,6 +18,7 @@ from vlmdata.fields import printable
 from vlmdata.image_log import IMAGES, count_image, log_row, open_log
 from vlmdata.images import ImagePolicy, StoredImage, read_inside, store
 from vlmdata.manifest import ImageCounts, ShardInfo, add_counts
+from vlmdata.memory import release
 from vlmdata.parquet import RowWriter
 from vlmdata.places import place
 from vlmdata.plan import Task
@@ -37,6 +38,7 @@ Report = Callable[[int], None]
 
 _REPORT_EVERY = 16
 _CHUNK_ROWS = 8
+_ROW_BYTES = 1 << 30  # half of what 32-bit offsets reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ def run_task(job: Job, task: Task, report: Report) -> Outcome:
     shard = ShardInfo(task.shard, writer.rows, writer.bytes, writer.sha256, writing.images, hashes)
     outcome = Outcome(shard, writing.read, writing.kept, writing.rejected)
     write_json(_outcome_path(task, job.out), outcome.to_json())
+    release()
     return outcome
 
 
@@ -250,6 +253,10 @@ def _store_images(row: _Converted, policy: ImagePolicy) -> None:
     if row.error is None:
         try:
             row.stored = [_store(image, row.file, policy) for image in row.images]
+            size = sum(image.after.bytes for image in row.stored)
+            if size > _ROW_BYTES:
+                detail = f"the row's images have {size} bytes together, at most {_ROW_BYTES} fit in a row"
+                raise RecordError("image_too_large", detail)
         except RecordError as error:
             row.error = error
 

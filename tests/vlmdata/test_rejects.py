@@ -20,7 +20,8 @@ from vlmdata.validate import validate
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.binary(max_size=9) | st.floats(allow_nan=False),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4) | st.sampled_from(["$blob", "$object"]), inner)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=4) | st.sampled_from(["$blob", "$object"]), inner)
     ),
     max_leaves=8,
 )
