@@ -37,7 +37,7 @@ bench: setup ## ours against plain TRL, same work, ratios
 	$(BIN)/python -m benchmarks.train
 
 bench-convert: setup ## conversion against the ways of the write-ups; PHOTOS=FOLDER adds real photographs
-	$(BIN)/python -m benchmarks.convert $(if $(PHOTOS),--photos "$(PHOTOS)") --json convert-figures.json
+	$(BIN)/python -m benchmarks.convert --memory $(if $(PHOTOS),--photos "$(PHOTOS)") --json convert-figures.json
 
 clean: ## remove the virtual environment and caches; leaves demo/ alone
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

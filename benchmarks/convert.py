@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder of JPEGs for the third input")
     parser.add_argument("--only", help="ways to run, comma-separated")
     parser.add_argument("--inputs", help="inputs to run, comma-separated: mix, mix@0.5, clean, clean@0.5, photos ...")
+    parser.add_argument("--memory", action="store_true", help="also compare the peak memory of ten times the rows")
     parser.add_argument("--json", type=Path, help="where to write all figures")
     parser.add_argument("--work", nargs=4, metavar=("WAY", "RAW", "OUT", "SCALE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -60,6 +61,8 @@ def main() -> None:
             ways = [way for way in (SCALED_WAYS if scale else WAYS) if only is None or way in only]
             figures[name] = _take_turns(raw[data], float(scale or 1), ways, Path(folder) / "out", given.runs)
             print(_table(name, figures[name]), flush=True)
+        if given.memory:
+            figures["memory"] = _memory(raw["clean"], Path(folder), given.runs)
     if given.json:
         given.json.write_text(json.dumps({"cpus": os.cpu_count(), "figures": figures}, indent=1) + "\n")
 
@@ -88,7 +91,37 @@ def _take_turns(raw: Path, scale: float, ways: list[str], out: Path, runs: int) 
     return figures
 
 
-def _command(way: str, raw: Path, out: Path, scale: float) -> list[str]:
+def _memory(raw: Path, folder: Path, runs: int) -> dict[str, list[dict[str, float]]]:
+    """Peak memory of the clean input and of ten times as many rows, read as files and streamed through fsspec."""
+    import pyarrow.parquet as pq
+
+    large = folder / "ten.parquet"
+    _in_a_process(_repeat, raw, large, 10)
+    figures: dict[str, list[dict[str, float]]] = {}
+    lines = ["\npeak memory", f"{'':<24}{'rows':>8}{'peak MB':>9}"]
+    for name, prefix in (("file", ""), ("streamed", "file://")):
+        for file in (raw, large):
+            rows, size, out = pq.read_metadata(file).num_rows, file.stat().st_size, folder / "out"
+            for _ in range(runs):
+                shutil.rmtree(out, ignore_errors=True)
+                command = _command("vlmdata", f"{prefix}{file}", out, 1)
+                figures.setdefault(f"{name} {rows}", []).append(_timed(command, rows, size, out))
+            peak = statistics.median(run["peak_mb"] for run in figures[f"{name} {rows}"])
+            lines.append(f"{name:<24}{rows:>8,}{peak:>9,.0f}")
+    print("\n".join(lines), flush=True)
+    return figures
+
+
+def _repeat(raw: Path, large: Path, times: int) -> None:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(raw) as file, pq.ParquetWriter(large, file.schema_arrow) as writer:
+        for _ in range(times):
+            for group in range(file.num_row_groups):
+                writer.write_table(file.read_row_group(group))
+
+
+def _command(way: str, raw: Path | str, out: Path, scale: float) -> list[str]:
     if way.startswith("vlmdata"):
         workers = "2" if way.endswith("-2") else "1"
         code = "from vlmdata.cli import main; main()"

@@ -24,6 +24,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub(BaseHTTPRequestHandler):
     root: Path
     served = 0
+    files: set[str] = set()
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -40,7 +41,9 @@ class Hub(BaseHTTPRequestHandler):
         elif "/paths-info/" in path:
             self.answer(200, b"[]")
         else:
-            self.send_range((self.root / path.partition(f"/resolve/{COMMIT}/")[2]).read_bytes())
+            name = path.partition(f"/resolve/{COMMIT}/")[2]
+            Hub.files |= {name} - {""}
+            self.send_range((self.root / name).read_bytes())
 
     def do_POST(self) -> None:
         asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
@@ -75,7 +78,7 @@ def hub(tmp_path: Path) -> Iterator[str]:
     rows = cauldron_rows(40)
     for row in rows[20:]:
         row["images"] = [{"bytes": encoded(kind="PNG", size=(900, 900)) + os.urandom(900_000), "path": None}]
-    Hub.root, Hub.served = tmp_path / "hub", 0
+    Hub.root, Hub.served, Hub.files = tmp_path / "hub", 0, set()
     write_parquet(Hub.root / "geomverse" / "train-00000-of-00001-0123456789ab.parquet", rows, CAULDRON, group=20)
     (Hub.root / "README.md").write_text("card")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
@@ -106,6 +109,22 @@ def test_the_hub_dataset_is_streamed_at_a_pinned_commit(hub: str, tmp_path: Path
     local = convert("the_cauldron", Hub.root, tmp_path / "local", config="geomverse", limit=10)
     shard = manifest["shards"][0]
     assert shard["rows"] == local.manifest.shards[0].rows
+
+
+def test_only_the_files_of_the_rows_asked_for_are_touched(hub: str, tmp_path: Path) -> None:
+    (Hub.root / "geomverse" / "train-00000-of-00001-0123456789ab.parquet").unlink()
+    for config in ("ai2d", "geomverse"):
+        for number in range(4):
+            name = f"train-{number:05d}-of-00004-{number:012x}.parquet"
+            write_parquet(Hub.root / config / name, cauldron_rows(6), CAULDRON)
+    done = command(hub, "the_cauldron", "--config", "geomverse", "--limit", 8, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert sorted(Hub.files) == [f"geomverse/train-{n:05d}-of-00004-{n:012x}.parquet" for n in range(2)]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [file["name"] for file in manifest["inputs"]] == sorted(Hub.files)
+    whole = command(hub, "the_cauldron", "--config", "geomverse", "--out", tmp_path / "whole")
+    assert whole.returncode == 0 and len(Hub.files) == 4
+    assert json.loads((tmp_path / "whole" / "manifest.json").read_text())["rows"]["read"] == 24
 
 
 def test_what_the_hub_does_not_have(hub: str, tmp_path: Path) -> None:
