@@ -120,25 +120,23 @@ def run_task(job: Job, task: Task, report: Report) -> Outcome:
     paths = {folder: job.out / folder / task.shard for folder in (IMAGES, REJECTS)}
     for path in paths.values():
         path.parent.mkdir(exist_ok=True)
+    paths[REJECTS].unlink(missing_ok=True)  # of a run that was ended, after which what it rejected may have been mended
     with ExitStack() as stack:
         enter = stack.enter_context
         # What is entered first is moved into place last: the shard, when all that belongs to it is there.
         temporary = enter(replacing(job.out / task.shard))
-        beside = {folder: enter(replacing(path)) for folder, path in paths.items()}
         schema = shard_schema(job.kind, job.options.label_names)
         shared = job.options.turns == "split"
         writer = enter(ShardWriter(temporary, schema, shared_images=shared))
-        log, rejects = enter(open_log(beside[IMAGES])), enter(open_rejects(beside[REJECTS]))
-        writing = _Writing(job, writer, log, rejects)
+        log = enter(open_log(enter(replacing(paths[IMAGES]))))
+        writing = _Writing(job, writer, log, lambda: enter(open_rejects(enter(replacing(paths[REJECTS])))))
         with closing(_convert(job, task)) as rows:
             for count, row in enumerate(rows, 1):
                 writing.take(row)
                 if count % _REPORT_EVERY == 0:
                     report(_REPORT_EVERY)
     report(writing.read % _REPORT_EVERY)
-    if not rejects.rows:
-        paths[REJECTS].unlink()
-    hashes = {IMAGES: log.sha256} | ({REJECTS: rejects.sha256} if rejects.rows else {})
+    hashes = {IMAGES: log.sha256} | ({REJECTS: writing.rejects.sha256} if writing.rejects else {})
     shard = ShardInfo(task.shard, writer.rows, writer.bytes, writer.sha256, writing.images, hashes)
     outcome = Outcome(shard, writing.read, writing.kept, writing.rejected)
     write_json(_outcome_path(task, job.out), outcome.to_json())
@@ -167,7 +165,8 @@ class _Writing:
     job: Job
     shard: ShardWriter
     log: RowWriter
-    rejects: RowWriter
+    open_rejects: Callable[[], RowWriter]
+    rejects: RowWriter | None = None
     images: ImageCounts = field(default_factory=ImageCounts)
     read: int = 0
     kept: int = 0
@@ -193,6 +192,8 @@ class _Writing:
 
     def _reject(self, row: _Converted, error: RecordError) -> None:
         add_counts(self.rejected, {error.reason: 1})
+        if self.rejects is None:
+            self.rejects = self.open_rejects()
         self.rejects.write(*reject_row(row.name, row.number, error, row.value, printable(error.detail)))
         last = f"; the last is {row.name}:{row.number}, {printable(str(error))}"
         check_budget(self.rejected, self.job.max_rejects, last)
