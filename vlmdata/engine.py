@@ -6,11 +6,9 @@ whichever is finished first. All run the same function, so all write the same by
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Generator, Sequence
 
-from vlmdata.errors import ConfigError, choices
+from vlmdata.leaves import leaf_names, load_leaf
 from vlmdata.plan import Task
 from vlmdata.work import Job, Outcome, Report
 
@@ -22,18 +20,14 @@ Engine = Callable[[Job, Sequence[Task], int, Report, str | None], Outcomes]
 
 def engine_names() -> list[str]:
     """All engines, sorted; nothing is imported."""
-    import vlmdata.engines as package
-
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return leaf_names("vlmdata.engines")
 
 
 def load_engine(name: str) -> Engine:
     """The engine of that name.
 
     Raises:
-        ConfigError: there is no such engine.
+        MissingError: there is no such engine.
     """
-    if name not in engine_names():
-        raise ConfigError(f"no engine named {name!r}; valid: {choices(engine_names())}")
-    run: Engine = importlib.import_module(f"vlmdata.engines.{name}").run
+    run: Engine = load_leaf("vlmdata.engines", name, "run", "engine")
     return run

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vlmdata.errors import ConfigError, DataError, MissingError, RecordError, choices
+from vlmdata.errors import ConfigError, DataError, RecordError, choices
+from vlmdata.leaves import leaf_names, load_leaf
 from vlmdata.records import Preference, Record, Sample
 
 __all__ = [
@@ -147,9 +147,7 @@ class Source:
 
 def names() -> list[str]:
     """All source names, sorted; nothing is imported."""
-    import vlmdata.sources as package
-
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return leaf_names("vlmdata.sources")
 
 
 def load(name: str) -> Source:
@@ -163,9 +161,7 @@ def load(name: str) -> Source:
         from vlmdata.adapter import load_file
 
         return load_file(name)
-    if name not in names():
-        raise MissingError(f"no source named {name!r}; valid: {choices(names())}, or a file of your own: ./NAME.py")
-    source: Source = importlib.import_module(f"vlmdata.sources.{name}").SOURCE
+    source: Source = load_leaf("vlmdata.sources", name, "SOURCE", "source", ", or a file of your own: ./NAME.py")
     return source
 
 

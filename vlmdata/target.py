@@ -7,14 +7,13 @@ column of images by some. See ``extras`` for what it holds.
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vlmdata.errors import MissingError, RecordError, choices
+from vlmdata.errors import RecordError
+from vlmdata.leaves import leaf_names, load_leaf
 from vlmdata.marked import find_mark, join, layout, text_runs
 
 __all__ = [
@@ -165,9 +164,7 @@ class Texts:
 
 def names() -> list[str]:
     """All target names, sorted; nothing is imported."""
-    import vlmdata.exports as package
-
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return leaf_names("vlmdata.exports")
 
 
 def load(name: str) -> Target:
@@ -176,9 +173,7 @@ def load(name: str) -> Target:
     Raises:
         MissingError: there is no such target.
     """
-    if name not in names():
-        raise MissingError(f"no export target named {name!r}; valid: {choices(names())}")
-    target: Target = importlib.import_module(f"vlmdata.exports.{name}").TARGET
+    target: Target = load_leaf("vlmdata.exports", name, "TARGET", "export target")
     return target
 
 

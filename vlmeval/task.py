@@ -7,14 +7,12 @@ values, bootstrap intervals and paired differences come from one place for all t
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vlmdata.errors import MissingError, choices
+from vlmdata.leaves import leaf_names, load_leaf
 
 __all__ = ["Benchmark", "Item", "Metric", "Option", "Response", "Score", "Sums", "Task", "load", "names", "ratio"]
 
@@ -193,9 +191,7 @@ def ratio(numerator: Any, denominator: Any) -> Any:
 
 def names() -> list[str]:
     """All task names, sorted; nothing is imported."""
-    import vlmeval.tasks as package
-
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return leaf_names("vlmeval.tasks")
 
 
 def load(name: str) -> Task:
@@ -204,7 +200,5 @@ def load(name: str) -> Task:
     Raises:
         MissingError: there is no such task.
     """
-    if name not in names():
-        raise MissingError(f"no task named {name!r}; valid: {choices(names())}")
-    task: Task = importlib.import_module(f"vlmeval.tasks.{name}").TASK
+    task: Task = load_leaf("vlmeval.tasks", name, "TASK", "task")
     return task

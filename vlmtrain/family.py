@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlmdata.errors import ConfigError, MissingError, choices
+from vlmdata.errors import ConfigError, choices
+from vlmdata.leaves import leaf_names, load_leaf
 
 __all__ = ["Family", "KINDS", "PARTS", "for_model", "load", "names"]
 
@@ -73,9 +72,7 @@ class Family:
 
 def names() -> list[str]:
     """All family names, sorted; nothing is imported."""
-    import vlmtrain.families as package
-
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return leaf_names("vlmtrain.families")
 
 
 def load(name: str) -> Family:
@@ -84,9 +81,7 @@ def load(name: str) -> Family:
     Raises:
         MissingError: there is no such family.
     """
-    if name not in names():
-        raise MissingError(f"no model family named {name!r}; valid: {choices(names())}")
-    family: Family = importlib.import_module(f"vlmtrain.families.{name}").FAMILY
+    family: Family = load_leaf("vlmtrain.families", name, "FAMILY", "model family")
     return family
 
 

@@ -15,7 +15,7 @@ from rawfiles import CAULDRON, cauldron_rows, shard_bytes, write_parquet
 from vlmdata.convert import convert, convert_rank
 from vlmdata.engine import engine_names, load_engine
 from vlmdata.engines import process
-from vlmdata.errors import ConfigError, DataError, OutputExistsError
+from vlmdata.errors import ConfigError, DataError, MissingError, OutputExistsError
 from vlmdata.finish import finalize
 from vlmdata.lock import locked
 from vlmdata.shards import open_shards
@@ -43,7 +43,7 @@ def expected(raw: Path, tmp_path: Path) -> dict[str, bytes]:
 
 def test_engines_are_found_by_file_name() -> None:
     assert engine_names() == ["process", "ray", "serial"]
-    with pytest.raises(ConfigError, match="no engine named 'slow'; valid: process, ray, serial"):
+    with pytest.raises(MissingError, match="no engine named 'slow'; valid: process, ray, serial"):
         load_engine("slow")
 
 
