@@ -184,6 +184,9 @@ def _arguments(
         raise TypeError(f"convert has no option {min(unknown)!r}; it has {choices(ConvertOptions.__annotations__)}")
     run: RunOptions = {name: options[name] for name in RunOptions.__annotations__ if name in options}  # type: ignore
     asked: RawOptions = {name: value for name, value in options.items() if name not in run}  # type: ignore[assignment]
+    parse_budget(run.get("max_rejects"), 0)
+    if run.get("engine"):
+        load_engine(str(run["engine"]))
     if run.get("workers", 1) < 1:
         raise ConfigError(f"workers is {run['workers']}, expected at least 1")
     if run.get("resume") and run.get("overwrite"):

@@ -20,12 +20,13 @@ from typing import Any
 import vlmdata
 from vlmdata.atomic import sha256_file, write_json
 from vlmdata.errors import ConfigError, DataError, choices
-from vlmdata.export_folder import EXPORT, check_out, fresh_folder
+from vlmdata.export_folder import EXPORT, IMAGES, IS_EXPORT
 from vlmdata.export_write import JsonWriter, ParquetCopy, TarWriter, Writer
 from vlmdata.licences import non_commercial
 from vlmdata.manifest import MANIFEST, add_counts
 from vlmdata.marked import JOINER
 from vlmdata.progress import Progress
+from vlmdata.publish import check_output, publishing
 from vlmdata.shards import Shards, open_shards
 from vlmdata.tables import column, images_compressed, row_groups
 from vlmdata.target import EXTRA, REFUSALS, Exported, RefusedRow, Row, Target, load, names
@@ -90,9 +91,9 @@ def export(
     tool = load(target)
     source = open_shards(Path(shards))
     form = _check(target, tool, source, literal_mark, form)
-    folder = check_out(Path(out), source.path, overwrite=overwrite)
+    folder = check_output(Path(out), [source.path], overwrite=overwrite, ours=IS_EXPORT)
     done = Export(folder, target, source.kind)
-    with fresh_folder(Path(out), source.path, overwrite=overwrite) as fresh:
+    with publishing(Path(out), [source.path], overwrite=overwrite, ours=IS_EXPORT) as fresh:
         writer = _writer(tool, fresh, source, form, escape=literal_mark == "escape")
         with Progress("export", len(source), shown=progress) as bar:
             _copy(source, writer, fresh, done, bar)
@@ -207,6 +208,8 @@ def _finish(
         "versions": {"vlmdata": vlmdata.__version__},
     }
     write_json(folder / EXPORT, value)
+    if (folder / IMAGES).is_dir() and hasattr(os, "sync"):
+        os.sync()  # one call for all the files, which no crash must leave empty
 
 
 def _dataset_name(folder: Path) -> str:

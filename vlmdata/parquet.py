@@ -138,9 +138,12 @@ class _HashedFile:
         return len(data)
 
     def settle(self) -> None:
-        """Let the disk take what is written, while the next rows are made, so that little is left for the end."""
-        if self.size - self._settled >= _SETTLE_BYTES:
-            os.fsync(self._file.fileno())
+        """Have the disk begin with what is written, while the next rows are made, so that little is left for the end.
+
+        The advice starts the writing without waiting for it; pages that are not written yet stay in memory.
+        """
+        if self.size - self._settled >= _SETTLE_BYTES and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), self._settled, self.size - self._settled, os.POSIX_FADV_DONTNEED)
             self._settled = self.size
 
     def tell(self) -> int:

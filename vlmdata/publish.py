@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from vlmdata.atomic import NOT_WRITABLE
 from vlmdata.errors import ConfigError, OutputExistsError, VlmError
 from vlmdata.lock import locked
 from vlmdata.manifest import MANIFEST
 
-__all__ = ["SPLIT", "check_output", "publishing"]
+__all__ = ["DATASET", "Ours", "SPLIT", "check_output", "publishing"]
 
 SPLIT = "split.json"
 """What ``vlmdata split`` writes beside the parts."""
@@ -22,13 +23,40 @@ SPLIT = "split.json"
 _OURS = re.compile(r"manifest\.json|plan\.json|rejects\.jsonl|README\.md|rejects|images|data-\d{5}-of-\d{5}\.parquet")
 
 
-def check_output(out: Path, inputs: Sequence[Path], *, overwrite: bool) -> Path:
+class Ours(NamedTuple):
+    """What may lie in an output folder and be replaced.
+
+    Attributes:
+        name: of one, with its article.
+        foreign: the names in a folder that do not belong to one; all where it holds none.
+    """
+
+    name: str
+    foreign: Callable[[Path], list[str]]
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Names in a folder that no dataset and no split brings; everything where it holds neither."""
+    names = sorted(path.name for path in folder.iterdir())
+    if MANIFEST in names:
+        return [name for name in names if not _OURS.fullmatch(name)]
+    if SPLIT not in names:
+        return names
+    bad = [path.name for path in folder.iterdir() if path.name != SPLIT and not (path / MANIFEST).is_file()]
+    return bad or [f"{path.name}/{name}" for path in folder.iterdir() if path.is_dir() for name in _foreign(path)]
+
+
+DATASET = Ours("a dataset", _foreign)
+
+
+def check_output(out: Path, inputs: Sequence[Path], *, overwrite: bool, ours: Ours = DATASET) -> Path:
     """The real path of an output folder that may be written.
 
     Args:
         out: the folder asked for.
         inputs: folders that are read meanwhile.
-        overwrite: a dataset that lies there may be replaced.
+        overwrite: what lies there may be replaced.
+        ours: what that can be.
 
     Raises:
         OutputExistsError: it is an input or lies in one, holds one, is a file, or holds something already.
@@ -44,28 +72,30 @@ def check_output(out: Path, inputs: Sequence[Path], *, overwrite: bool) -> Path:
         raise OutputExistsError(f"{out} is a file; --out is a folder")
     if not folder.is_dir() or not any(folder.iterdir()):
         return folder
-    foreign = _foreign(folder)
+    foreign = ours.foreign(folder)
     if foreign:
-        raise OutputExistsError(f"{out} holds {foreign[0]}, which is no part of a dataset; give a new folder as --out")
+        told = f"{out} holds {foreign[0]}, which is no part of {ours.name}"
+        raise OutputExistsError(f"{told}; give a new folder as --out")
     if not overwrite:
-        raise OutputExistsError(f"{out} holds a dataset; --overwrite replaces it")
+        raise OutputExistsError(f"{out} holds {ours.name}; --overwrite replaces it")
     return folder
 
 
 @contextmanager
-def publishing(out: Path, inputs: Sequence[Path], *, overwrite: bool) -> Iterator[Path]:
+def publishing(out: Path, inputs: Sequence[Path], *, overwrite: bool, ours: Ours = DATASET) -> Iterator[Path]:
     """A temporary folder beside ``out`` that takes its place when the block ends without an error.
 
     Args:
         out: the folder to write.
         inputs: folders that are read meanwhile.
-        overwrite: replace a dataset that lies there.
+        overwrite: replace what lies there.
+        ours: what that can be.
 
     Raises:
         OutputExistsError: see ``check_output``; or another process is writing there.
         ConfigError: the folder cannot be written to.
     """
-    folder = check_output(out, inputs, overwrite=overwrite)
+    folder = check_output(out, inputs, overwrite=overwrite, ours=ours)
     fresh = folder.with_name(f".{folder.name}.vlmdata-new")
     former = folder.with_name(f".{folder.name}.vlmdata-old")
     try:
@@ -75,7 +105,7 @@ def publishing(out: Path, inputs: Sequence[Path], *, overwrite: bool) -> Iterato
     try:
         with locked(folder):
             _recover(folder, fresh, former)
-            check_output(out, inputs, overwrite=overwrite)
+            check_output(out, inputs, overwrite=overwrite, ours=ours)
             try:
                 fresh.mkdir()
                 yield fresh
@@ -86,17 +116,6 @@ def publishing(out: Path, inputs: Sequence[Path], *, overwrite: bool) -> Iterato
         if isinstance(error, VlmError) or error.errno not in NOT_WRITABLE:
             raise
         raise ConfigError(f"cannot write to {out}: {error.strerror}; mend that, or give another --out") from None
-
-
-def _foreign(folder: Path) -> list[str]:
-    """Names in a folder that no dataset and no split brings; everything where it holds neither."""
-    names = sorted(path.name for path in folder.iterdir())
-    if MANIFEST in names:
-        return [name for name in names if not _OURS.fullmatch(name)]
-    if SPLIT not in names:
-        return names
-    bad = [path.name for path in folder.iterdir() if path.name != SPLIT and not (path / MANIFEST).is_file()]
-    return bad or [f"{path.name}/{name}" for path in folder.iterdir() if path.is_dir() for name in _foreign(path)]
 
 
 def _recover(folder: Path, fresh: Path, former: Path) -> None:

@@ -155,6 +155,7 @@ def plan_again(old: Path, **options: Unpack[RawOptions]) -> Request:
         raise ConfigError(f"--{min(fixed)} is settled for the rows of {old}; leave it out")
     kind = load(before.source)
     recorded = {**before.options, "limit": None, "shuffle_seed": None, "verify_images": "header", **options}
+    recorded["adapter_sha256"] = digest(before.source)
     recorded["shard_bytes"] = parse_size(recorded.pop("shard_size", before.options["shard_bytes"]))
     recorded["image_root"] = root = _root(recorded["image_root"])
     policy_of(recorded)

@@ -240,7 +240,7 @@ def test_output_is_replaced_only_when_asked_and_only_if_ours(wild: Path, tmp_pat
     run(wild, "trl", out, overwrite=True)
     assert not (out / "images").exists()
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(OutputExistsError, match="notes.txt, which no export wrote"):
+    with pytest.raises(OutputExistsError, match="notes.txt, which is no part of an export"):
         export(wild, "trl", out, overwrite=True)
     foreign = tmp_path / "foreign"
     (foreign / "sub").mkdir(parents=True)

@@ -116,6 +116,7 @@ def test_budgets_that_cannot_work(tmp_path: Path, budget: str) -> None:
     raw = write_json(tmp_path / "x.json", [chat("Hi", "Yo")])
     with pytest.raises(ConfigError, match="max rejects"):
         convert("ocr_json", raw, tmp_path / "out", max_rejects=budget)
+    assert not (tmp_path / "out").exists()
 
 
 def test_rejects_do_not_change_with_the_workers(tmp_path: Path) -> None:
