@@ -9,6 +9,7 @@ from vlmdata.histogram import Distribution, number
 __all__ = ["histogram_svg"]
 
 _WIDTH, _HEIGHT, _TOP, _FOOT = 320, 132, 6, 20
+_LETTER = 6.5
 
 
 def histogram_svg(spread: Distribution, title: str, unit: str) -> str:
@@ -52,7 +53,9 @@ def _ticks(labels: list[str], slot: float) -> list[tuple[float, str, str]]:
     if len(labels) == 1:
         return [(slot / 2, "middle", labels[0])]
     ends = [(0.0, "start", labels[0]), (slot * len(labels), "end", labels[-1])]
-    if len(labels) <= 6 and max(map(len, labels)) * 6.5 < slot:
+    if len(labels) <= 6 and max(map(len, labels)) * _LETTER < slot:
         return [(slot * (index + 0.5), "middle", label) for index, label in enumerate(labels)]
     middle = len(labels) // 2
-    return [ends[0], (slot * (middle + 0.5), "middle", labels[middle]), ends[1]]
+    place, half = slot * (middle + 0.5), len(labels[middle]) / 2
+    room = min(place / _LETTER - len(labels[0]), (slot * len(labels) - place) / _LETTER - len(labels[-1]))
+    return [ends[0], (place, "middle", labels[middle]), ends[1]] if half + 1 < room else ends

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from vlmdata.errors import VlmError
+from vlmdata.terminal import harmless
 
 __all__ = ["ErrorGroup", "PLACE", "PlaceType"]
 
@@ -19,13 +21,20 @@ class ErrorGroup(click.Group):
     """
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; turn a ``VlmError`` into one line on stderr."""
+        """Run the command; turn a ``VlmError``, or a name too long for the system, into one line on stderr."""
         try:
             return super().invoke(ctx)
         except VlmError as error:
-            line = " ".join(str(error).split())
-            click.echo(f"{ctx.info_name}: {line}", err=True)
-            sys.exit(2)
+            _end(ctx, str(error))
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            _end(ctx, f"{str(error.filename)[:60]} ... is longer than a file's name can be; give a shorter one")
+
+
+def _end(ctx: click.Context, text: str) -> NoReturn:
+    click.echo(f"{ctx.info_name}: {harmless(text)}", err=True)
+    sys.exit(2)
 
 
 class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on

@@ -14,8 +14,10 @@ from vlmdata.errors import ConfigError, DataError, OutputExistsError
 from vlmdata.image_keys import By, EvalImages, Key, evaluation_images, image_keys
 from vlmdata.progress import Progress
 from vlmdata.publish import check_output
+from vlmdata.report_file import check_file
 from vlmdata.shards import open_shards
 from vlmdata.sizes import DEFAULT_SHARD_SIZE, parse_size
+from vlmdata.terminal import harmless
 
 __all__ = ["Contamination", "Match", "contamination", "contamination_lines"]
 
@@ -130,7 +132,7 @@ def contamination(
     if out is not None:
         check_output(Path(out), [shards.path, *sets], overwrite=overwrite)
     if report is not None:
-        _check_report(Path(report), overwrite)
+        _check_report(Path(report), [shards.path, *sets, *([Path(out)] if out else [])], overwrite)
     evaluations = tuple(evaluation_images(folder, by, workers) for folder in sets)
     with Progress("images", len(shards), shown=progress) as bar:
         keys = image_keys(shards, by, workers, bar.advance)
@@ -147,7 +149,6 @@ def contamination(
         made = write_without(shards, Path(out), drops, "dedup", options, overwrite=overwrite, progress=progress)
     found = Contamination(Path(path), by, counted, len(shards), evaluations, matches, made)
     if report is not None:
-        Path(report).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(report), found.to_json())
     return found
 
@@ -162,15 +163,15 @@ def contamination_lines(found: Contamination) -> list[str]:
     for held in told["evaluations"]:
         if held["unreadable"]:
             first = held["unreadable"][0]
-            lines.append(
-                f"{held['name']}: {len(held['unreadable'])} files not compared; {first['file']}: {first['detail']}"
-            )
+            what = harmless(f"{first['file']}: {first['detail']}")
+            lines.append(f"{held['name']}: {len(held['unreadable'])} files not compared; {what}")
     lines.append(
         f"rows     {found.contaminated:,} of {found.rows:,} hold an image of an evaluation set (by {found.by})"
     )
     for match in found.matches[:_SHOWN]:
         bits = "" if match.distance is None else f", {match.distance} bits apart"
-        lines.append(f"         {match.id} image {match.image}: {match.evaluation}/{match.name}{bits}")
+        place = harmless(f"{match.id} image {match.image}: {match.evaluation}/{match.name}")
+        lines.append(f"         {place}{bits}")
     if len(found.matches) > _SHOWN:
         lines.append(f"         and {len(found.matches) - _SHOWN:,} more; --report FILE writes all")
     return lines
@@ -183,11 +184,13 @@ def _check_names(sets: Sequence[Path]) -> None:
         raise ConfigError(f"two evaluation sets are named {twice[0]}; give them one by one")
 
 
-def _check_report(report: Path, overwrite: bool) -> None:
-    if report.is_dir():
-        raise OutputExistsError(f"{report} is a folder; --report is a file")
-    if report.exists() and not overwrite:
-        raise OutputExistsError(f"{report} exists; --overwrite replaces it")
+def _check_report(report: Path, folders: Sequence[Path], overwrite: bool) -> None:
+    """Refuse a report that cannot be written, or that would stand among the data or in the new dataset."""
+    real = report.resolve()
+    around = next((folder for folder in folders if real.is_relative_to(folder.resolve())), None)
+    if around is not None:
+        raise OutputExistsError(f"--report {report} lies in {around}; give a place beside it")
+    check_file(report, "--report", overwrite=overwrite)
 
 
 def _hashes(keys: Sequence[tuple[Key, ...]], evaluations: Sequence[EvalImages]) -> list[int]:

@@ -27,6 +27,7 @@ from vlmdata.publish import check_output, publishing
 from vlmdata.shards import Shards, open_shards, shard_schema
 from vlmdata.sizes import DEFAULT_SHARD_SIZE, parse_size
 from vlmdata.tables import row_groups
+from vlmdata.terminal import harmless
 
 __all__ = ["DEFAULT_DISTANCE", "Dedup", "Neighbours", "check_method", "dedup", "dedup_lines", "write_without"]
 
@@ -126,7 +127,7 @@ def dedup_lines(done: Dedup) -> list[str]:
         return derived_lines(done.dataset)
     kept = done.rows - len(done.drops)
     lines = [f"rows     {done.rows:,} read = {kept:,} to keep + {len(done.drops):,} duplicates"]
-    lines += [f"         {drop.id}: {drop.detail}" for drop in done.drops[:_SHOWN]]
+    lines += [f"         {harmless(drop.id)}: {harmless(drop.detail)}" for drop in done.drops[:_SHOWN]]
     if len(done.drops) > _SHOWN:
         lines.append(f"         and {len(done.drops) - _SHOWN:,} more; --out writes all into rejects.jsonl")
     return lines

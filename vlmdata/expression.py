@@ -79,7 +79,7 @@ class Expression:
         """
         try:
             return bool(self.value(row))
-        except (ArithmeticError, TypeError) as error:
+        except (ArithmeticError, MemoryError, RecursionError, TypeError, ValueError) as error:
             raise ConfigError(f"--where {_brief(self.text)} fails at row {row['id']}: {error}") from None
 
 
@@ -150,7 +150,7 @@ class _Compiler:
             return _Term("number", lambda row: not value(row))
         if isinstance(node.op, ast.USub):
             self._check(node.operand, inner, "number")
-            return _Term("number", lambda row: -value(row))
+            return _Term("number", lambda row: -_number(value(row)))
         raise self._error("of the signs only - and not are allowed")
 
     def _arithmetic(self, node: ast.BinOp) -> _Term:
@@ -161,7 +161,7 @@ class _Compiler:
         self._check(node.left, left, "number")
         self._check(node.right, right, "number")
         first, second = left.value, right.value
-        return _Term("number", lambda row: work(first(row), second(row)))
+        return _Term("number", lambda row: work(_number(first(row)), _number(second(row))))
 
     def _comparison(self, node: ast.Compare) -> _Term:
         steps: list[_Value] = []
@@ -266,6 +266,13 @@ def _functions() -> str:
 def _text(value: Any) -> str:
     """A value as text; what is not there is the empty text."""
     return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+def _number(value: Any) -> int | float:
+    """What can be calculated with: of texts ``*`` and ``%`` would make other texts, of any size."""
+    if not isinstance(value, int | float):
+        raise TypeError(f"{_brief(str(value))} is no number" if value is not None else "a number is not there")
+    return value
 
 
 def _part_of(part: Any, whole: Any) -> bool:

@@ -167,6 +167,8 @@ def _webp(data: bytes) -> Header | None:
         elif kind == b"VP8 ":
             width, height = struct.unpack_from("<HH", data, body + 6)
             size = size or (width & 0x3FFF, height & 0x3FFF)
+        elif kind == b"ANMF":
+            lossless = lossless or data[body + 16 : body + 20] == b"VP8L"
         elif kind == b"EXIF":
             block = data[body : body + length]
             orientation = _exif_orientation(block.removeprefix(b"Exif\0\0"))

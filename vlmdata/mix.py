@@ -6,6 +6,8 @@ order is settled before the first row is read, so memory holds a few row groups,
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -109,10 +111,11 @@ def parse_weighted(texts: Sequence[str]) -> list[Weighted]:
     found = []
     for text in texts:
         path, sign, weight = text.rpartition("=")
-        if not sign or Path(text).is_dir():
+        if not sign or os.path.isdir(text):  # Path.is_dir fails at a text too long for a name
             path, weight = text, "1"
-        if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", weight) or float(weight) <= 0:
-            raise ConfigError(f"{text!r}: the weight is {weight!r}, expected a number above 0, like {path}=0.7")
+        if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", weight) or not 0 < float(weight) < math.inf:
+            said = f"{text[:80]!r}: the weight is {weight[:40]!r}"
+            raise ConfigError(f"{said}, expected a number above 0, like {path[:80]}=0.7")
         found.append(Weighted(Path(path), float(weight)))
     return found
 

@@ -36,6 +36,8 @@ JPEG_QUALITY = 95
 # Only these are handed to Pillow: the others include formats that start other programs or that no loader shares.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
+_JPEG_SIDE = 65500  # of libjpeg
+
 # The least PSNR between small and full decode, and how far above the smoothness measure it was found to lie at least:
 # photographs, drawn pictures and text at scales 0.03 to 0.5, by how many times the target the small decode is at least.
 _CLOSE_ENOUGH = 40.0
@@ -157,6 +159,10 @@ def rgb_on_white(picture: PIL.Image.Image) -> PIL.Image.Image:
 
     if picture.mode.startswith("I") or picture.mode == "F":
         picture = _grey(picture)
+    if picture.mode in ("P", "PA") and picture.palette is None:
+        raise RecordError("image_corrupt", "a palette picture without its palette")
+    if picture.mode == "LAB":
+        raise RecordError("image_format", "pixels of mode LAB, expected RGB, grey, palette or CMYK")
     if picture.has_transparency_data:
         layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
         white = PIL.Image.new("RGB", layer.size, (255, 255, 255))
@@ -184,6 +190,8 @@ def encode(picture: PIL.Image.Image, *, lossless: bool) -> tuple[bytes, str]:
     """Encoded bytes without metadata, and their format: PNG, or JPEG of quality 95."""
     if lossless:
         return encode_png(picture), "PNG"
+    if max(picture.size) > _JPEG_SIDE:
+        raise RecordError("image_too_large", f"{picture.width}x{picture.height}, a JPEG's sides end at {_JPEG_SIDE}")
     picture.info = {}
     out = BytesIO()
     picture.save(out, "JPEG", quality=JPEG_QUALITY)

@@ -228,11 +228,29 @@ def _pick(
         size = max(1, _BATCH_BYTES * batch.num_rows // max(1, batch.nbytes))
         for start, stop in _clip(ranges, first, first + batch.num_rows):
             for at in range(start, stop, size):
-                rows = batch.slice(at - first, min(size, stop - at)).to_pylist()
-                yield from enumerate(rows, at)
+                rows = batch.slice(at - first, min(size, stop - at))
+                try:
+                    held = rows.to_pylist()
+                except (ValueError, OverflowError):
+                    held = [{name: _value(rows[name][row]) for name in rows.schema.names} for row in range(len(rows))]
+                yield from enumerate(held, at)
         first += batch.num_rows
         if first >= ranges[-1][1]:
             return
+
+
+def _value(cell: Any) -> Any:
+    """A value that Python may have no object for: text that is not UTF-8 has surrogates, a date out of range a number."""
+    try:
+        return cell.as_py()
+    except (ValueError, OverflowError):
+        if isinstance(cell, pa.StructScalar):
+            return {name: _value(cell[name]) for name in cell}
+        if isinstance(cell, pa.ListScalar):
+            return [_value(part) for part in cell.values]
+        if isinstance(cell, pa.StringScalar):
+            return cell.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
+        return _value(cell.value) if isinstance(cell.value, pa.Scalar) else cell.value
 
 
 @contextmanager

@@ -46,6 +46,7 @@ REJECTS_SCHEMA = pa.schema(
 could not be read at all, whose bytes are the only blob."""
 
 _LINE = ("id", "file", "row", "reason", "detail")
+_DETAIL = 500  # characters; an image given as text where a path should stand is no use to the reader
 _BLOB, _OBJECT = "$blob", "$object"
 
 
@@ -77,7 +78,7 @@ def reject_row(file: str, number: int, error: RecordError, value: Any, detail: s
         "file": file,
         "row": number,
         "reason": error.reason,
-        "detail": detail,
+        "detail": detail if len(detail) <= _DETAIL else f"{detail[:_DETAIL]} ...",
         "raw": raw,
         "blobs": blobs,
     }

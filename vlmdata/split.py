@@ -132,8 +132,8 @@ def parse_parts(text: str, rows: int) -> dict[str, int]:
         name, sign, amount = (piece.strip() for piece in item.partition("="))
         if not sign or not _PART.fullmatch(name):
             raise ConfigError(f"--parts has {item.strip()!r}, expected name=share, like {DEFAULT_PARTS}")
-        if name in given:
-            raise ConfigError(f"--parts names {name} twice")
+        if name.casefold() in map(str.casefold, given):  # not every file system tells a folder A from a folder a
+            raise ConfigError(f"--parts names {name} twice, case aside")
         given[name] = amount
     if len(given) < 2:
         raise ConfigError(f"--parts is {text!r}, expected two or more parts, like {DEFAULT_PARTS}")

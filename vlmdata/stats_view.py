@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vlmdata.findings import findings, percent
 from vlmdata.histogram import Distribution, compact
 from vlmdata.stats import MEASURES, Stats
+from vlmdata.terminal import harmless
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +47,7 @@ def terminal(stats: Stats, *, width: int | None = None, color: bool | None = Non
     console = Console(width=columns, force_terminal=live, no_color=not live, highlight=False)
     with console.capture() as captured:
         for dataset in stats.datasets:
-            line = Text(_harmless(dataset["name"]), style="bold cyan")
+            line = Text(harmless(dataset["name"]), style="bold cyan")
             line.append(f"  {dataset['records']:,} {dataset['kind']} rows of {dataset['source']}", style="default")
             console.print(line, overflow="fold")
         console.print()
@@ -65,7 +66,7 @@ def terminal(stats: Stats, *, width: int | None = None, color: bool | None = Non
         console.print()
         for finding in findings(stats):
             sign, style = ("!", "bold yellow") if finding.level == "warning" else ("-", "dim")
-            console.print(Text(f"{sign} {_harmless(finding.text)}", style=style))
+            console.print(Text(f"{sign} {harmless(finding.text)}", style=style))
     text = "\n".join(line.rstrip() for line in captured.get().split("\n"))
     return text if blocks else text.translate(_PLAIN).encode("ascii", "replace").decode()
 
@@ -88,7 +89,7 @@ def _facts(stats: Stats) -> Table:
     table.add_column(overflow="fold")
 
     def say(name: str, value: str) -> None:
-        table.add_row(name, Text(_harmless(value)))
+        table.add_row(name, Text(harmless(value)))
 
     lost = f"{stats.read - stats.kept:,} {'dropped' if stats.derived else 'rejected'}"
     say("rows", f"{stats.read:,} read = {stats.kept:,} kept + {lost}")
@@ -123,11 +124,6 @@ def _images(stats: Stats) -> str:
     if stats.stored.formats:
         line += f"; stored as {_listed(stats.stored.formats, 3)}"
     return line
-
-
-def _harmless(text: str) -> str:
-    """On one line, without characters that would steer the terminal."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
 
 
 def _listed(counts: Mapping[str, int], most: int) -> str:
@@ -199,7 +195,7 @@ def _print_bars(console: Console, items: Sequence[tuple[str, int]], total: int, 
     from rich.text import Text
 
     most = max((count for _, count in items), default=0) or 1
-    names = [_harmless(name) or "(blank)" for name, _ in items]
+    names = [harmless(name) or "(blank)" for name, _ in items]
     names = [name if blocks else name.translate(_PLAIN) for name in names]
     room = min(max(map(cell_len, names), default=0), 28)
     figures = max((len(f"{count:,}") for _, count in items), default=1)

@@ -220,6 +220,17 @@ def test_contamination_by_shards_and_folders(tmp_path: Path) -> None:
     assert contamination(tmp_path / "out", [exam, photos], by="perceptual").matches == []
 
 
+def test_names_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    train = messages(tmp_path, [row(1)], "train")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a\n\x1b[31m.png").write_bytes(rows_of(train)[0]["images"][0]["bytes"])
+    (photos / "b\x1b.png").write_bytes(b"nothing")
+    lines = contamination_lines(contamination(train, [photos]))
+    assert any("photos/a \N{REPLACEMENT CHARACTER}[31m.png" in line for line in lines)
+    assert all(line.isprintable() for line in lines)
+
+
 def test_a_file_matches_as_it_is_and_as_it_would_be_stored(tmp_path: Path) -> None:
     """A grey picture is stored anew; the evaluation set's file is still found by bytes."""
     train = messages(tmp_path, [row(1, mode="L", kind="PNG"), row(2)], "train")
@@ -251,8 +262,11 @@ def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="named geo"):
         contamination(made, [made, made])
     (tmp_path / "r.json").write_text("{}")
-    with pytest.raises(OutputExistsError, match="r.json exists"):
+    with pytest.raises(OutputExistsError, match="r.json is already there"):
         contamination(made, [made], report=tmp_path / "r.json")
+    for inside in (made, tmp_path / "out"):
+        with pytest.raises(OutputExistsError, match="r.json lies in"):
+            contamination(made, [made], tmp_path / "out", report=inside / "r.json", overwrite=True)
     only = messages(tmp_path, [row(1)], "only")
     with pytest.raises(DataError, match="nothing would be left"):
         contamination(only, [only], tmp_path / "out")

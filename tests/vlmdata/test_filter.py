@@ -138,7 +138,9 @@ def test_expressions_that_are_refused(text: str, says: str) -> None:
 
 
 def test_what_fails_at_a_row_names_it() -> None:
-    for text in ("1 / (turns - 2) > 0", "meta('name') - 1 > 0", "-meta('nothing') > 0"):
+    failing = ("1 / (turns - 2) > 0", "meta('name') - 1 > 0", "-meta('nothing') > 0")
+    # Texts are not multiplied, to whatever size, nor formatted; a list is not repeated.
+    for text in (*failing, "meta('name') * 99999999999 > 0", "meta('name') % 5 > 0", "meta('tags') * 2 == 1"):
         with pytest.raises(ConfigError, match="fails at row x:1"):
             holds(text)
 

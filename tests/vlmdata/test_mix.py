@@ -151,7 +151,7 @@ def test_weights_are_read(tmp_path: Path) -> None:
         Weighted(tmp_path / "a=b", 1),
         Weighted(tmp_path / "a=b", 0.5),
     ]
-    for bad in ("x=0", "x=-1", "x=nan", "x=", "x=much"):
+    for bad in ("x=0", "x=-1", "x=nan", "x=", "x=much", "x=" + "9" * 400, "x=0." + "0" * 400 + "1"):
         with pytest.raises(ConfigError, match="expected a number above 0"):
             parse_weighted([bad])
 

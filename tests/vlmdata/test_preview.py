@@ -299,6 +299,18 @@ def test_long_texts_are_compared_at_their_ends() -> None:
     assert [text for text, differs in a if differs] == ["old"] and [text for text, differs in b if differs] == ["new"]
 
 
+@pytest.mark.parametrize("largest", [9, 900, 9e3, 9e4, 2_100_000, 9e7])
+def test_labels_of_an_axis_do_not_lie_on_each_other(largest: float) -> None:
+    spread = distribution(np.array([1, 2, 3, largest], np.int64))
+    assert spread is not None
+    ends = 0.0
+    for text in ElementTree.fromstring(histogram_svg(spread, "x", "")).iter("text"):
+        place, width = float(text.get("x") or 0), len(text.text or "") * 6.5
+        start = place - width * {"start": 0, "middle": 0.5, "end": 1}[text.get("text-anchor") or ""]
+        assert start >= ends
+        ends = start + width
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.sampled_from(["px", '<"&', ""]))
 def test_charts_are_sound_xml(values: list[float], unit: str) -> None:
     spread = distribution(np.array(values))

@@ -187,6 +187,7 @@ def test_parts_are_read(text: str, expected: dict[str, int]) -> None:
         ("a=nan,b=0.5", "between 0 and 1"),
         ("a=0,b=100", "between 0 and 1"),
         ("a=0.5,a=0.5", "twice"),
+        ("Train=0.5,train=0.5", "twice, case aside"),
         ("../a=0.5,b=0.5", "name=share"),
         ("a=100", "two or more"),
         ("", "name=share"),

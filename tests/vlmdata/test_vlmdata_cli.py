@@ -36,6 +36,15 @@ def test_sources_are_listed_and_described() -> None:
     assert unknown.exit_code == 2 and "football" in unknown.output and unknown.output.count("\n") == 1
 
 
+@pytest.mark.parametrize("length", [250, 300])
+def test_a_name_too_long_for_the_system_is_one_line(raw: Path, tmp_path: Path, length: int) -> None:
+    run("convert", "the_cauldron", raw, "--out", tmp_path / "in")
+    long = tmp_path / ("x" * length)
+    for words in (("filter", tmp_path / "in", "--where", "1", "--out", long), ("stats", f"{long}{'y' * 50}")):
+        result = run(*words)
+        assert result.exit_code == 2 and result.stderr.splitlines()[-1].endswith("give a shorter one")
+
+
 def test_convert_then_validate(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = run("convert", "the_cauldron", raw, "--out", out, "--workers", 1, "--turns", "split", "--limit", 5)
