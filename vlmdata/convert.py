@@ -158,6 +158,8 @@ def convert_rank(
     Raises:
         VlmError: as ``convert``; or there is no such rank.
     """
+    if world < 1:
+        raise ConfigError(f"world is {world}, expected at least 1 rank")
     if not 0 <= rank < world:
         raise ConfigError(f"rank is {rank} of {world}, expected 0 to {world - 1}")
     if options.get("overwrite"):

@@ -190,7 +190,7 @@ def _limit_tests(conditions: Conditions) -> Iterator[_Test]:
         if limit is None:
             continue
         floor = 1 if option == "max_aspect" else 0
-        if not limit >= floor:
+        if not floor <= limit < float("inf"):
             raise ConfigError(f"--{option.replace('_', '-')} is {limit}, expected a number of at least {floor}")
         yield _Test(reason, columns_of([field, "images"]), _limit(option, field, limit))
 

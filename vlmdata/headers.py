@@ -26,7 +26,7 @@ class Header:
         rgb: decodes to three colour channels and nothing else: no palette, grey, CMYK.
         alpha: has an alpha channel or a transparent colour.
         lossless: was stored without loss.
-        orientation: EXIF orientation, 1 is upright.
+        orientation: EXIF orientation, 1 is upright; above 8 where loaders trip over the EXIF block.
         animated: has more than one frame.
         complete: reaches its end mark; False when the bytes end too early.
     """
@@ -129,7 +129,7 @@ def _png(data: bytes) -> Header:
         elif kind == b"IDAT":
             pixels = True
         elif kind == b"eXIf":
-            orientation = _exif_orientation(data[at + 8 : end - 4])
+            orientation = _own_orientation(data[at + 8 : end - 4])
         elif kind == b"iTXt" and data[at + 8 : end].startswith(b"XML:com.adobe.xmp"):
             tags += data[at + 8 : end - 4]
         ended = kind == b"IEND"
@@ -171,7 +171,7 @@ def _webp(data: bytes) -> Header | None:
             lossless = lossless or data[body + 16 : body + 20] == b"VP8L"
         elif kind == b"EXIF":
             block = data[body : body + length]
-            orientation = _exif_orientation(block.removeprefix(b"Exif\0\0"))
+            orientation = _own_orientation(block.removeprefix(b"Exif\0\0"))
         elif kind == b"XMP ":
             tags += data[body : body + length]
         at = body + length + (length & 1)
@@ -223,13 +223,21 @@ def _exif_orientation(block: bytes) -> int:
         (start,) = struct.unpack_from(order + "I", block, 4)
         (entries,) = struct.unpack_from(order + "H", block, start)
         for index in range(entries):
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", block, start + 2 + 12 * index)
+            at = start + 2 + 12 * index
+            tag, kind = struct.unpack_from(order + "HH", block, at)
             if tag == 0x0112:
-                value = block[start + 10 + 12 * index] if kind == 1 else value
+                form = {1: "B", 3: "H", 4: "I"}.get(kind)
+                (value,) = struct.unpack_from(order + form, block, at + 8) if form else (0,)
                 return value if 1 <= value <= 8 else 0
     except struct.error:
         return 0
     return 0
+
+
+def _own_orientation(block: bytes) -> int:
+    """The same for the block of a PNG or WebP, where Pillow raises at what is no TIFF header; for a JPEG it does not."""
+    no_header = len(block) < 8 or block[:4] not in (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0")
+    return 9 if block and no_header else _exif_orientation(block)
 
 
 def _xmp_orientation(tags: bytes) -> int:

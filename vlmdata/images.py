@@ -198,9 +198,9 @@ def _check_pixels(width: int, height: int, policy: ImagePolicy) -> None:
 
 def _changes(header: Header, policy: ImagePolicy) -> tuple[str, ...]:
     reasons = {
-        "mode": not header.rgb,
+        "mode": not header.rgb or header.orientation > 8,
         "alpha": header.alpha,
-        "orientation": header.orientation != 1,
+        "orientation": 1 < header.orientation <= 8,
         "animation": header.animated,
         "scale": scaled_size(header.width, header.height, policy) != (header.width, header.height),
     }

@@ -210,7 +210,13 @@ def _remote(
 
 def _is_there(path: str) -> bool:
     found = place(path)
-    return found.exists() if is_remote(found) else os.path.lexists(path)
+    if not is_remote(found):
+        return os.path.lexists(path)
+    try:
+        return found.exists()
+    except Exception as error:  # each kind of store has its own
+        reason = printable(str(error))
+        raise MissingError(f"{path} cannot be reached: {reason:.200}; check the address and the network") from None
 
 
 def _of_config(name: str, source: Source, repo: str, paths: list[str], config: str | None) -> list[str]:

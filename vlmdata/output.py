@@ -53,6 +53,8 @@ def check_out(out: Path, raw: Sequence[str], *, overwrite: bool, resume: bool) -
         raise OutputExistsError(f"{out} is the raw data itself; give another --out")
     if not out.is_dir() or not any(out.iterdir()):
         return
+    if overwrite and (below := [path for path in raw if _inside(path, out)]):
+        raise OutputExistsError(f"{below[0]} is raw data inside {out}, which --overwrite clears; give another --out")
     if not (out / MANIFEST).exists() and not (out / PLAN).exists():
         raise OutputExistsError(f"{out} holds files that are no conversion; give a new or empty folder as --out")
     if not overwrite and not resume:
@@ -96,6 +98,12 @@ def _same(raw: str, out: Path) -> bool:
     if is_remote(out) or "://" in raw:
         return raw.rstrip("/") == str(out).rstrip("/")
     return os.path.realpath(raw) == os.path.realpath(out)
+
+
+def _inside(raw: str, out: Path) -> bool:
+    if is_remote(out) or "://" in raw:
+        return raw.startswith(str(out).rstrip("/") + "/")
+    return os.path.lexists(raw) and Path(os.path.realpath(raw)).is_relative_to(os.path.realpath(out))
 
 
 def _clear(out: Path) -> None:

@@ -152,6 +152,8 @@ def _readable(source: Input) -> Iterator[None]:
 def _advice(source: Input) -> str:
     if source.path.startswith("hf://"):
         return "if the connection was lost, run it again with --resume"
+    if not place(source.path).is_file():
+        return "it is no longer there"
     with place(source.path).open("rb") as file:
         start = file.read(40)
     if start.startswith(b"version https://git-lfs"):
@@ -240,7 +242,7 @@ def _pick(
 
 
 def _value(cell: Any) -> Any:
-    """A value that Python may have no object for: text that is not UTF-8 has surrogates, a date out of range a number."""
+    """A value Python may have no object for: text that is not UTF-8 has surrogates, a date out of range is a number."""
     try:
         return cell.as_py()
     except (ValueError, OverflowError):

@@ -164,7 +164,10 @@ class _Checking:
 
     def _row(self, row: Mapping[str, Any], decoded: bool) -> list[str]:
         """What is wrong with a row."""
-        return [*self._texts(row), *_images(row, decoded)]
+        try:
+            return [*self._texts(row), *_images(row, decoded)]
+        except (TypeError, KeyError, AttributeError) as error:  # a null where a row has none
+            return [f"has a field that is null or of another form: {error}"]
 
     def _texts(self, row: Mapping[str, Any]) -> Iterator[str]:
         try:
@@ -241,7 +244,7 @@ def _pixels(data: bytes, size: Mapping[str, int]) -> Iterator[str]:
     try:
         with PIL.Image.open(BytesIO(data)) as picture:
             picture.load()
-            turned = picture.getexif().get(0x0112, 1) != 1
+            turned = picture.getexif().get(0x0112, 1) in range(2, 9)  # 0 and others mean nothing
             found, mode = picture.size, picture.mode
     except Exception as error:
         yield f"cannot be decoded: {type(error).__name__}: {error}"

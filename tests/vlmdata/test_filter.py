@@ -258,6 +258,7 @@ def test_preferences(tmp_path: Path) -> None:
         (Conditions(min_side=-1), "--min-side is -1, expected a number of at least 0"),
         (Conditions(max_aspect=0.5), "--max-aspect is 0.5, expected a number of at least 1"),
         (Conditions(max_aspect=float("nan")), "--max-aspect is nan"),
+        (Conditions(max_aspect=float("inf")), "--max-aspect is inf"),
         (Conditions(min_turns=3, max_turns=2), "--min-turns 3 is above --max-turns 2"),
         (Conditions(where="colour == 1"), "no field named 'colour'"),
     ],
