@@ -15,7 +15,7 @@ from vlmdata.lock import locked
 from vlmdata.manifest import CARD, MANIFEST, ImageCounts, Manifest, RowCounts, add_counts
 from vlmdata.output import remove_leftovers
 from vlmdata.places import place
-from vlmdata.plan import Plan
+from vlmdata.plan import PLAN, Plan
 from vlmdata.rejects import REJECTS, REJECTS_FILE, reject_lines
 from vlmdata.source import load
 from vlmdata.work import Outcome
@@ -34,6 +34,8 @@ def finalize(out: str | Path) -> Manifest:
     """
     folder = place(out)
     plan = Plan.read(folder)
+    if not plan.tasks:
+        raise DataError(f"{folder / PLAN} names no shards; it was changed: convert again with --overwrite")
     with locked(folder):
         if (folder / MANIFEST).exists():
             return Manifest.read(folder)

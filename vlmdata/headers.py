@@ -235,7 +235,7 @@ def _exif_orientation(block: bytes) -> int:
 
 
 def _own_orientation(block: bytes) -> int:
-    """The same for the block of a PNG or WebP, where Pillow raises at what is no TIFF header; for a JPEG it does not."""
+    """The same for the block of a PNG or WebP, where Pillow raises at what is no TIFF header (not for a JPEG)."""
     no_header = len(block) < 8 or block[:4] not in (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0")
     return 9 if block and no_header else _exif_orientation(block)
 

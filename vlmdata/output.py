@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vlmdata.atomic import NOT_WRITABLE
-from vlmdata.errors import ConfigError, OutputExistsError, VlmError
+from vlmdata.errors import ConfigError, DataError, OutputExistsError, VlmError
 from vlmdata.image_log import IMAGES
 from vlmdata.manifest import CARD, MANIFEST
 from vlmdata.places import is_remote, remove_tree
@@ -69,11 +69,15 @@ def prepare(out: Path, plan: Plan, *, overwrite: bool, resume: bool) -> bool:
     Raises:
         OutputExistsError: as ``check_out``.
         ConfigError: what is to be resumed was planned otherwise.
+        DataError: it was finished, and a shard is gone.
     """
     check_out(out, (), overwrite=overwrite, resume=resume)
     if resume and (out / PLAN).exists():
         plan.check_same(out)
         if (out / MANIFEST).exists():
+            lost = [task.shard for task in plan.tasks if not (out / task.shard).is_file()]
+            if lost:
+                raise DataError(f"{out} was finished and lacks {lost[0]} now; --overwrite makes it again")
             return False
     elif any(out.iterdir()):
         _clear(out)

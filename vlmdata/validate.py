@@ -151,7 +151,7 @@ class _Checking:
                     if row["id"] in self.ids:
                         yield Problem(file.name, row["id"], "the id stands in two rows")
                     self.ids.add(row["id"])
-                    stored.update(dict.fromkeys(row["image_sha256"], 1))
+                    stored.update(dict.fromkeys(row["image_sha256"] or (), 1))
                     yield from (Problem(file.name, row["id"], what) for what in problems)
                 report(batch.num_rows)
         if IMAGES in shard.beside:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rawfiles import FOOTBALL, chat, encoded, picture, reject_lines, write_json, write_parquet
 
-from vlmdata.convert import Conversion, convert
+from vlmdata.convert import Conversion, convert, convert_rank
 from vlmdata.errors import VlmError
 from vlmdata.reasons import REASONS
 from vlmdata.shards import open_shards
@@ -203,3 +203,41 @@ def test_mutated_images_are_stored_or_rejected(
     assert done.kept + sum(done.rejected.values()) == done.read == len(images)
     assert set(done.rejected) <= set(REASONS)
     assert list(validate(done.out)) == []
+
+
+def test_blocks_and_palettes_that_loaders_trip_over(tmp_path: Path) -> None:
+    plain = encoded(kind="PNG")
+    images = {
+        "garbage": plain[:33] + chunk(b"eXIf", b"XX no TIFF") + plain[33:],
+        "big tiff": encoded(kind="WEBP", exif=b"Exif\0\0II+\0\x08\0\0\0"),
+        "a turn of 9": turned(9),
+        "rational": turned(6).replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x05"),
+        "no palette": saved(Image.new("P", (4, 4)), "PNG"),
+        "a jpeg too wide": saved(Image.new("RGB", (65501, 1)), "JPEG2000"),
+    }
+    at = images["no palette"].index(b"PLTE") - 4
+    length = int.from_bytes(images["no palette"][at : at + 4], "big")
+    images["no palette"] = images["no palette"][:at] + images["no palette"][at + 12 + length :]
+    done = convert_all(tmp_path, images)
+    assert list(validate(done.out)) == []
+    log = {row["id"]: row["action"] for row in pq.read_table(done.out / "images").to_pylist()}
+    assert list(log.values()) == ["re-encoded", "re-encoded", "passed", "passed"]
+    assert [row["reason"] for row in reject_lines(done.out)] == ["image_corrupt", "image_too_large"]
+
+
+def test_raw_data_inside_the_output_is_not_cleared(tmp_path: Path) -> None:
+    done = convert_all(tmp_path, {"one": encoded()})
+    shard = done.out / done.manifest.shards[0].name
+    before = shard.read_bytes()
+    with pytest.raises(VlmError, match="raw data inside"):
+        convert("trl", shard, done.out, overwrite=True)
+    assert shard.read_bytes() == before and list(validate(done.out)) == []
+
+
+def test_a_finished_dataset_that_lost_a_shard_is_not_called_complete(tmp_path: Path) -> None:
+    done = convert_all(tmp_path, {"one": encoded()})
+    (done.out / done.manifest.shards[0].name).unlink()
+    with pytest.raises(VlmError, match="lacks data-00000-of-00001.parquet now; --overwrite"):
+        convert("football", tmp_path / "x.parquet", done.out, resume=True)
+    with pytest.raises(VlmError, match="expected at least 1 rank"):
+        convert_rank("football", tmp_path / "x.parquet", tmp_path / "other", 0, 0)

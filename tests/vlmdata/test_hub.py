@@ -75,7 +75,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[str]:
-    rows = cauldron_rows(40)
+    rows = cauldron_rows(70)
     for row in rows[20:]:
         row["images"] = [{"bytes": encoded(kind="PNG", size=(900, 900)) + os.urandom(900_000), "path": None}]
     Hub.root, Hub.served, Hub.files = tmp_path / "hub", 0, set()

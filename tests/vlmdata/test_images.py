@@ -282,3 +282,12 @@ def test_paths_stay_inside_the_root(tmp_path: Path, path: str, expected: str | N
 def test_absolute_path_inside_the_root_is_inside(tmp_path: Path) -> None:
     (tmp_path / "in.jpg").write_bytes(b"inside")
     assert read_inside(tmp_path, str(tmp_path / "in.jpg")) == b"inside"
+
+
+def test_animated_lossless_webp_stays_lossless() -> None:
+    frames = [Image.effect_noise((9, 9), 50 + number).convert("RGB") for number in range(2)]
+    out = BytesIO()
+    frames[0].save(out, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    stored = store(out.getvalue(), PLAIN)
+    assert stored.after.format == "PNG" and "animation" in stored.changes
+    assert np.array_equal(np.asarray(picture(stored.data)), np.asarray(frames[0]))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -204,3 +205,27 @@ def test_a_parquet_file_that_is_damaged_inside(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"x\.parquet cannot be read as parquet"):
         rows_of(path, "parquet")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow stream"])
+def test_values_that_python_has_no_object_for_are_the_rows_fault_alone(tmp_path: Path, kind: str) -> None:
+    words = pa.array([b"good", b"\xff\xfe", None], pa.binary())
+    broken = pa.StringArray.from_buffers(3, *words.buffers()[1:], words.buffers()[0], words.null_count)
+    nested = pa.ListArray.from_arrays([0, 1, 2, 3], pa.StructArray.from_arrays([broken], ["text"]))
+    dates = pa.array([0, 2**30, 0], pa.date32())
+    table = pa.table({"a": broken, "b": nested, "c": dates})
+    path = tmp_path / f"x.{kind.split()[0]}"
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table)
+    rows = rows_of(path, "parquet" if kind == "parquet" else "arrow")
+    assert [row["a"] for row in rows] == ["good", "\udcff\udcfe", None]
+    assert [row["b"][0]["text"] for row in rows] == ["good", "\udcff\udcfe", None]
+    assert rows[1]["c"] == 2**30 and str(rows[0]["c"]) == "1970-01-01"
+
+
+def test_a_file_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no longer there"):
+        inspect(Input(str(tmp_path / "gone.parquet"), "gone.parquet", "parquet", 1))

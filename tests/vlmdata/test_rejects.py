@@ -13,7 +13,7 @@ from rawfiles import FOOTBALL, chat, encoded, food_schema, image, reject_lines, 
 
 from vlmdata.convert import convert, convert_rejects
 from vlmdata.errors import ConfigError, DataError, RecordError
-from vlmdata.rejects import pack_row, unpack_row
+from vlmdata.rejects import pack_row, reject_row, unpack_row
 from vlmdata.shards import open_shards
 from vlmdata.validate import validate
 
@@ -138,3 +138,8 @@ def test_a_line_of_a_table_that_cannot_be_read_keeps_its_reason(tmp_path: Path) 
         convert_rejects(first.out, tmp_path / "second")
     (line,) = reject_lines(tmp_path / "second")
     assert line["reason"] == next(iter(first.rejected)) and line["detail"] == reject_lines(first.out)[0]["detail"]
+
+
+def test_a_picture_where_a_path_should_stand_is_not_repeated_in_the_detail() -> None:
+    row, _ = reject_row("x.jsonl", 0, RecordError("image_not_found"), {"image": "A" * 9000}, "no file " + "A" * 9000)
+    assert len(row["detail"]) < 600 and row["detail"].endswith(" ...") and "A" * 9000 in row["raw"]

@@ -76,7 +76,12 @@ def _pooled(job: Job, tasks: Sequence[Task], workers: int, report: Report) -> Ou
         told = now
 
     with ProcessPoolExecutor(workers, context, _start, (rows_read, stopped)) as pool:
-        futures = [pool.submit(_run_counted, job, task) for task in tasks]
+        # The workers start here; Ctrl-C is held back, in them too, until they are far enough to leave it to the caller.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            futures = [pool.submit(_run_counted, job, task) for task in tasks]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             for future in futures:
                 outcome = _await(future, tell)
