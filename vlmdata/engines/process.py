@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -77,11 +78,8 @@ def _pooled(job: Job, tasks: Sequence[Task], workers: int, report: Report) -> Ou
 
     with ProcessPoolExecutor(workers, context, _start, (rows_read, stopped)) as pool:
         # The workers start here; Ctrl-C is held back, in them too, until they are far enough to leave it to the caller.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _without_interrupts():
             futures = [pool.submit(_run_counted, job, task) for task in tasks]
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             for future in futures:
                 outcome = _await(future, tell)
@@ -90,6 +88,19 @@ def _pooled(job: Job, tasks: Sequence[Task], workers: int, report: Report) -> Ou
         finally:
             stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back, where the system can."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _await(future: Future[Outcome], tell: Callable[[], None]) -> Outcome:
