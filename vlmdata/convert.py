@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TypedDict, Unpack, cast
 
 from vlmdata.engine import load_engine
 from vlmdata.errors import ConfigError, choices
@@ -184,8 +184,9 @@ def _arguments(
     unknown = options.keys() - ConvertOptions.__annotations__.keys()
     if unknown:
         raise TypeError(f"convert has no option {min(unknown)!r}; it has {choices(ConvertOptions.__annotations__)}")
-    run: RunOptions = {name: options[name] for name in RunOptions.__annotations__ if name in options}  # type: ignore
-    asked: RawOptions = {name: value for name, value in options.items() if name not in run}  # type: ignore[assignment]
+    how = RunOptions.__annotations__.keys()
+    run = cast(RunOptions, {name: value for name, value in options.items() if name in how})
+    asked = cast(RawOptions, {name: value for name, value in options.items() if name not in how})
     parse_budget(run.get("max_rejects"), 0)
     if run.get("engine"):
         load_engine(str(run["engine"]))

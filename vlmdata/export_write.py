@@ -7,6 +7,7 @@ import json
 import re
 import tarfile
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -36,14 +37,15 @@ Convert = Callable[[Row, Sequence[str], bool], dict[str, Any]]
 Refuse = Callable[[int, Row, RefusedRow], None]
 
 
-class Writer:
+class Writer(ABC):
     """Takes the rows of a dataset, shard file by shard file, and says at the end what it wrote."""
 
     files: tuple[DataFile, ...] = ()
 
-    def begin(self, name: str) -> None:
+    def begin(self, name: str) -> None:  # noqa: B027  a writer of one file need not know
         """The rows of this shard file come next."""
 
+    @abstractmethod
     def write(self, table: pa.Table, start: int, refuse: Refuse) -> None:
         """Write the rows of a table; a row that cannot be held goes to ``refuse`` with its number.
 
@@ -52,13 +54,12 @@ class Writer:
             start: number of its first row in the dataset.
             refuse: told the row's number, the row and why.
         """
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         """The writer itself."""
         return self
 
-    def __exit__(
+    def __exit__(  # noqa: B027  nor need every one finish anything
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finish the files."""
