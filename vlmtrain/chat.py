@@ -128,9 +128,7 @@ def _apply(processor: Any, messages: list[dict[str, Any]], add_generation_prompt
         raise DataError(f"the chat template refuses the conversation: {error}") from error
 
 
-def _find_answer(
-    processor: Any, messages: list[dict[str, Any]], turn: int, full: str, done: int
-) -> tuple[int, int]:
+def _find_answer(processor: Any, messages: list[dict[str, Any]], turn: int, full: str, done: int) -> tuple[int, int]:
     """Where an answer starts (right after the generation prompt) and where its words end."""
     start = done
     exact = False

@@ -17,15 +17,25 @@ from typing import Any
 
 from vlmdata.errors import ConfigError, MissingError, choices
 from vlmtrain.family import KINDS, PARTS
+from vlmtrain.keys import (
+    GROUPS,
+    LOSSES,
+    METHODS,
+    Adapter,
+    Base,
+    Classification,
+    Length,
+    Preference,
+    Rows,
+    Supervision,
+    Training,
+    Unpaired,
+    Watching,
+)
 
 __all__ = [
-    "Adapter",
-    "Base",
     "Config",
-    "Length",
-    "Preference",
     "Recipe",
-    "Training",
     "keys",
     "load_recipe",
     "parse_parts",
@@ -35,123 +45,33 @@ __all__ = [
 ]
 
 
-LOSSES = (
-    "sigmoid",
-    "hinge",
-    "ipo",
-    "exo_pair",
-    "nca_pair",
-    "robust",
-    "bco_pair",
-    "sppo_hard",
-    "aot",
-    "aot_unpaired",
-    "apo_zero",
-    "apo_down",
-    "discopop",
-    "sft",
-    "sigmoid_norm",
-)
-SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
-
-
-def _key(default: Any, help: str, *, least: float | None = None, most: float | None = None, among: Any = ()) -> Any:
-    """A configuration key; ``among`` are its valid values, ``least`` and ``most`` its bounds, both included."""
-    if isinstance(default, tuple):
-        return field(default=default, metadata={"help": help, "least": least, "most": most, "among": among})
-    return field(default=default, metadata={"help": help, "least": least, "most": most, "among": tuple(among)})
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """The model that is trained."""
-
-    model: str | None = _key(None, "vlmtrain:tiny, a model folder or a hub id")
-    adapter: str | None = _key(None, "adapter to train further; its settings replace the lora keys")
-    dtype: str = _key("auto", "weights of the base", among=("auto", "float32", "bfloat16", "float16"))
-    quantize: str = _key("none", "load the base in fewer bits", among=("none", "8bit", "4bit"))
-    max_image_tokens: int | None = _key(None, "most tokens one image may take", least=1)
-    trust_remote_code: bool = _key(False, "run code that comes with a hub model")
-
-
-@dataclass(frozen=True, slots=True)
-class Adapter:
-    """LoRA: where, and how much."""
-
-    lora_r: int = _key(16, "rank", least=1)
-    lora_alpha: float = _key(32, "scale is alpha / r", least=0)
-    lora_dropout: float = _key(0.0, "dropout before the adapter", least=0, most=0.999)
-    parts: str = _key("language:attention,mlp", "PART[,PART]:KIND[,KIND]; vision, projector, language: attention, mlp")
-    target_modules: tuple[str, ...] = _key((), "module names instead of parts; all-linear is every linear layer")
-    modules_to_save: tuple[str, ...] = _key((), "modules trained in full and saved with the adapter")
-    bias: str = _key("none", "which biases are trained", among=("none", "all", "lora_only"))
-    rslora: bool = _key(False, "scale is alpha / sqrt(r)")
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """Steps and their size."""
-
-    epochs: float = _key(1.0, "passes over the data", least=0.001)
-    max_steps: int | None = _key(None, "stop after so many optimizer steps, whatever the epochs", least=1)
-    batch_size: int = _key(4, "rows (dpo: pairs) per device and forward", least=1)
-    accumulate: int = _key(1, "forwards per optimizer step", least=1)
-    learning_rate: float = _key(2e-4, "peak learning rate", least=0)
-    schedule: str = _key("linear", "learning rate over time", among=SCHEDULES)
-    warmup: float = _key(0.0, "steps of warm-up; below 1 a fraction of all steps", least=0)
-    weight_decay: float = _key(0.0, "AdamW's decay", least=0)
-    max_grad_norm: float = _key(1.0, "gradients are clipped to this norm; 0 is off", least=0)
-    optimizer: str = _key("adamw", "adamw_8bit needs bitsandbytes", among=("adamw", "adamw_8bit"))
-    gradient_checkpointing: bool | None = _key(None, "recompute activations to save memory; unset is on for a GPU only")
-    seed: int = _key(0, "of initial adapter weights, dropout and row order", least=0, most=2**32 - 1)
-    group_by_length: bool = _key(True, "rows of like length share a batch")
-    compact_head: bool = _key(True, "project answer tokens only through the LM head")
-    share_features: bool = _key(True, "a frozen vision tower sees each image once per step, without a graph")
-    workers: int | None = _key(None, "processes that decode images; unset is chosen by the device", least=0)
-    eval_fraction: float = _key(0.0, "share of the data held out for evaluation", least=0, most=0.9)
-    eval_steps: int | None = _key(None, "evaluate every so many steps; unset is after each epoch", least=1)
-    save_steps: int = _key(200, "write a checkpoint every so many steps", least=1)
-    keep_checkpoints: int = _key(2, "how many of the last checkpoints stay", least=1)
-    logging_steps: int | None = _key(None, "log every so many steps; unset is a 100th of the run, at most 10", least=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Length:
-    """What happens to rows that do not fit."""
-
-    max_length: int | None = _key(None, "most tokens of a row, image tokens too; unset: the model's context", least=8)
-    on_long: str = _key("shrink", "longer rows: shrink images, else drop; drop; fail", among=("shrink", "drop", "fail"))
-
-
-@dataclass(frozen=True, slots=True)
-class Preference:
-    """DPO only."""
-
-    beta: float = _key(0.1, "how far the policy may go from the reference", least=0)
-    loss_type: tuple[str, ...] = _key(("sigmoid",), "loss, or several to be added", among=LOSSES)
-    loss_weights: tuple[float, ...] = _key((), "weight of each loss; unset is 1")
-    label_smoothing: float = _key(0.0, "share of pairs assumed to be the wrong way round", least=0, most=0.499)
-    reference: str = _key("precompute", "when the reference is asked: before, or live", among=("precompute", "live"))
-
-
 @dataclass(frozen=True, slots=True)
 class Config:
     """Everything but the data and the output folder.
 
     Attributes:
-        method: ``sft`` or ``dpo``.
+        method: ``sft``, ``dpo``, ``kto`` or ``classify``.
         recipe: name of the recipe it started from.
         given: the keys that were set by anybody; the others are defaults.
+        asked: the keys among them that stand on the command line or were passed by the caller, not in the recipe.
+
+    The groups that the method does not have are None (``vlmtrain.keys``).
     """
 
     method: str
     base: Base = field(default_factory=Base)
     lora: Adapter = field(default_factory=Adapter)
     training: Training = field(default_factory=Training)
-    length: Length = field(default_factory=Length)
+    rows: Rows = field(default_factory=Rows)
+    watching: Watching = field(default_factory=Watching)
+    length: Length | None = None
+    supervision: Supervision | None = None
     preference: Preference | None = None
+    unpaired: Unpaired | None = None
+    classification: Classification | None = None
     recipe: str | None = None
     given: frozenset[str] = frozenset()
+    asked: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
         """Flat, without paths: model and adapter are recorded elsewhere, by name."""
@@ -162,13 +82,12 @@ class Config:
 
     def groups(self) -> Iterator[Any]:
         """The parts that apply to this method."""
-        yield from (self.base, self.lora, self.training, self.length)
-        if self.preference is not None:
-            yield self.preference
+        for name, (_, methods) in GROUPS.items():
+            if self.method in methods:
+                yield getattr(self, name)
 
 
-_GROUPS: dict[str, type[Any]] = {"base": Base, "lora": Adapter, "training": Training, "length": Length}
-_DEFAULTS: dict[str, dict[str, Any]] = {"sft": {}, "dpo": {"learning_rate": 2e-5}}
+_DEFAULTS: dict[str, dict[str, Any]] = {"dpo": {"learning_rate": 2e-5}, "kto": {"learning_rate": 2e-5}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +110,7 @@ class Recipe:
 
 def keys(method: str) -> dict[str, dataclasses.Field[Any]]:
     """All configuration keys of a method, by name."""
-    groups = [*_GROUPS.values(), *([Preference] if method == "dpo" else [])]
-    return {item.name: item for group in groups for item in dataclasses.fields(group)}
+    return {item.name: item for group in _groups(method).values() for item in dataclasses.fields(group)}
 
 
 def recipe_names() -> list[str]:
@@ -230,8 +148,8 @@ def load_recipe(name: str) -> Recipe:
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {name} is a {type(raw).__name__}, expected keys and values")
     method = raw.pop("method", None)
-    if method not in _DEFAULTS:
-        raise ConfigError(f"recipe {name}: method is {method!r}; valid: {choices(_DEFAULTS)}")
+    if method not in METHODS:
+        raise ConfigError(f"recipe {name}: method is {method!r}; valid: {choices(METHODS)}")
     summary, follows = str(raw.pop("summary", "")), str(raw.pop("follows", ""))
     return Recipe(Path(name).stem, method, summary, follows, raw)
 
@@ -240,7 +158,7 @@ def resolve(method: str, options: Mapping[str, Any], *, recipe: str | None = Non
     """Defaults, then the recipe, then options, then ``--set``.
 
     Args:
-        method: ``sft`` or ``dpo``.
+        method: ``sft``, ``dpo``, ``kto`` or ``classify``.
         options: key to value; None means not given.
         recipe: packaged name or YAML file.
         sets: ``key=value`` strings, values in YAML.
@@ -250,7 +168,7 @@ def resolve(method: str, options: Mapping[str, Any], *, recipe: str | None = Non
         MissingError: no such recipe.
     """
     faults: list[str] = []
-    values = dict(_DEFAULTS[method])
+    values = dict(_DEFAULTS.get(method, {}))
     chosen = load_recipe(recipe) if recipe else None
     if chosen and chosen.method != method:
         raise ConfigError(f"recipe {chosen.name} is for vlmtrain {chosen.method}, not {method}")
@@ -259,11 +177,12 @@ def resolve(method: str, options: Mapping[str, Any], *, recipe: str | None = Non
     faults += [f"{key} is given by its flag and by --set" for key in sorted(given.keys() & extra.keys())]
     explicit = {**(chosen.values if chosen else {}), **given, **extra}
     known = keys(method)
+    hints = {key: kind for group in _groups(method).values() for key, kind in typing.get_type_hints(group).items()}
     for key, value in {**values, **explicit}.items():
         if key not in known:
             faults.append(f"unknown key {key!r}; valid: {choices(known)}")
             continue
-        values[key] = _check(known[key], value, faults)
+        values[key] = _check(known[key], hints[key], value, faults)
     if isinstance(values.get("parts"), str):
         try:
             parse_parts(values["parts"])
@@ -278,9 +197,11 @@ def resolve(method: str, options: Mapping[str, Any], *, recipe: str | None = Non
         raise ConfigError(f"{len(faults)} faults: " + "; ".join(faults) if len(faults) > 1 else faults[0])
     groups = {
         name: group(**{f.name: values[f.name] for f in dataclasses.fields(group) if f.name in values})
-        for name, group in ({**_GROUPS, "preference": Preference} if method == "dpo" else _GROUPS).items()
+        for name, group in _groups(method).items()
     }
-    return Config(method, **groups, recipe=chosen.name if chosen else None, given=frozenset(explicit))
+    asked = frozenset(given) | frozenset(extra)
+    name = chosen.name if chosen else None
+    return Config(method, **groups, recipe=name, given=frozenset(explicit), asked=asked)
 
 
 def _check_losses(values: Mapping[str, Any], faults: list[str]) -> None:
@@ -324,9 +245,8 @@ def _parse_sets(sets: Iterable[str], faults: list[str]) -> dict[str, Any]:
     return found
 
 
-def _check(item: dataclasses.Field[Any], value: Any, faults: list[str]) -> Any:
+def _check(item: dataclasses.Field[Any], wanted: Any, value: Any, faults: list[str]) -> Any:
     """The value in the key's type; appends what is wrong with it."""
-    wanted = typing.get_type_hints(_owner(item.name))[item.name]
     options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
     if value is None and type(None) in options:
         return None
@@ -380,5 +300,5 @@ def _check_range(item: dataclasses.Field[Any], value: Any, faults: list[str]) ->
         faults.append(f"{item.name} is infinite")
 
 
-def _owner(key: str) -> type[Any]:
-    return next(g for g in (*_GROUPS.values(), Preference) if key in {f.name for f in dataclasses.fields(g)})
+def _groups(method: str) -> dict[str, type[Any]]:
+    return {name: group for name, (group, methods) in GROUPS.items() if method in methods}

@@ -20,13 +20,16 @@ from torch.utils.data import DataLoader
 from trl import DPOConfig, DPOTrainer
 
 from vlmdata.atomic import write_json
+from vlmtrain.arguments import arguments
 from vlmtrain.collate import PreferenceCollator
+from vlmtrain.job import Job
 from vlmtrain.model import quiet
 from vlmtrain.runs import RunResult
-from vlmtrain.training import Job, arguments, attach, begin, run
+from vlmtrain.training import attach, begin, run
 from vlmtrain.trl_seam import TrainerSeam, compact_lm_head, drop_reference_copy, reference_is_precomputed
 
 __all__ = ["Trainer", "make_trainer", "train"]
+
 
 class Trainer(TrainerSeam, DPOTrainer):
     """DPOTrainer behind the seam."""

@@ -8,10 +8,12 @@ from typing import Any
 
 from trl import SFTConfig, SFTTrainer
 
+from vlmtrain.arguments import arguments
 from vlmtrain.collate import Collator
+from vlmtrain.job import Job
 from vlmtrain.model import quiet
 from vlmtrain.runs import RunResult
-from vlmtrain.training import Job, arguments, attach, begin, run
+from vlmtrain.training import attach, begin, run
 from vlmtrain.trl_seam import TrainerSeam
 
 __all__ = ["Trainer", "make_trainer", "train"]

@@ -108,7 +108,7 @@ def test_flag_and_set_may_not_contradict() -> None:
     ("content", "message"),
     [
         ("- a\n- b\n", "is a list, expected keys and values"),
-        ("method: fly\n", "method is 'fly'; valid: dpo, sft"),
+        ("method: fly\n", "method is 'fly'; valid: classify, dpo, kto, sft"),
         ("method: [\n", "not valid YAML"),
         ("method: dpo\n", "is for vlmtrain dpo, not sft"),
         ("method: sft\nlearning: 1\n", "unknown key 'learning'"),

@@ -1,0 +1,26 @@
+"""``vlmtrain dpo``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vlmtrain.commands.training import run_training, training_options
+
+__all__ = ["dpo"]
+
+
+@click.command()
+@training_options
+def dpo(**flags: Any) -> None:
+    """Preference training (DPO) on chosen and rejected answers.
+
+    \b
+    Examples:
+      vlmtrain dpo --data shards/rlaif --model llava-hf/llava-1.5-7b-hf --out runs/dpo
+      vlmtrain dpo --data shards/rlaif --adapter runs/sft --out runs/dpo --set beta=0.2
+    """  # noqa: D301
+    from vlmtrain.dpo import train
+
+    run_training(train, flags)
