@@ -6,7 +6,7 @@ The one module of vlmeval that touches vlmtrain: the family that trained an adap
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +148,64 @@ class Local:
                     "answers that are there"
                 ) from None
 
+    def reply(
+        self,
+        turns: Sequence[Mapping[str, Any]],
+        images: Sequence[str],
+        generation: Mapping[str, Any],
+        seed: int,
+        stream: Callable[[str], None] | None = None,
+    ) -> tuple[str, int]:
+        """One answer to a conversation that ends with a user's turn.
+
+        Args:
+            turns: message lists in shard form.
+            images: file names of its image parts, in order.
+            generation: changes of the model's generation config.
+            seed: of the draws, where there are any.
+            stream: told each piece of text as it comes.
+
+        Returns:
+            The text, and the number of new tokens.
+        """
+        import copy
+
+        import torch
+        from transformers import TextStreamer
+
+        from vlmtrain.collate import prompt_batch
+
+        self.load()
+        assert self.loaded is not None
+        model, processor = self.loaded.model, self.loaded.processor
+        pictures = [self._open(name) for name in images]
+        inputs = self._placed(prompt_batch(processor, self.loaded.family, [turns], [pictures]))
+        config = copy.deepcopy(model.generation_config)
+        config.update(**{**dict.fromkeys(_SAMPLING), "num_beams": 1, "max_length": None, **generation})
+
+        class Pieces(TextStreamer):
+            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+                if stream is not None:
+                    stream(text)
+
+        streamer = Pieces(processor.tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None
+        torch.manual_seed(seed)
+        with torch.inference_mode():
+            tokens = model.generate(**inputs, generation_config=config, streamer=streamer)
+        new = tokens[0, inputs["input_ids"].shape[1] :]
+        return processor.tokenizer.decode(new, skip_special_tokens=True).strip(), len(new)
+
+    def _placed(self, inputs: Any) -> Any:
+        """A batch on the model's device, in its type."""
+        import torch
+
+        assert self.loaded is not None
+        inputs = inputs.to(self.loaded.model.device)
+        for name, value in inputs.items():
+            if torch.is_tensor(value) and value.is_floating_point():
+                inputs[name] = value.to(self.loaded.model.dtype)
+        return inputs
+
     def _generate(self, batch: Sequence[Item]) -> list[Response]:
         import torch
 
@@ -156,11 +214,8 @@ class Local:
         assert self.loaded is not None
         model, processor = self.loaded.model, self.loaded.processor
         images = [[self._open(name) for name in item.images] for item in batch]
-        inputs = prompt_batch(processor, self.loaded.family, [self._messages(item) for item in batch], images)
-        inputs = inputs.to(model.device)
-        for name, value in inputs.items():
-            if torch.is_tensor(value) and value.is_floating_point():
-                inputs[name] = value.to(model.dtype)
+        messages = [self._messages(item) for item in batch]
+        inputs = self._placed(prompt_batch(processor, self.loaded.family, messages, images))
         config = _greedy(model.generation_config, self.max_new_tokens[batch[0].kind])
         with torch.inference_mode():
             tokens = model.generate(**inputs, generation_config=config)
