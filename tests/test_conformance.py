@@ -44,5 +44,5 @@ def test_task(name: str) -> None:
 
 def test_no_family_answers_for_the_model_type_of_another() -> None:
     families = [vlmtrain.family.load(name) for name in vlmtrain.family.names()]
-    types = [model_type for family in families for model_type in family.model_types]
+    types = [(kind, eyes) for f in families for kind in f.model_types for eyes in f.vision_types or (None,)]
     assert len(types) == len(set(types))

@@ -97,12 +97,22 @@ def label(metric: Metric) -> str:
 
 def _footer(report: Mapping[str, Any]) -> list[str]:
     baselines = report.get("baselines", {})
-    lines = ["Values as the official script rounds them; below, the 95 % interval of the exact value."]
+    official = "Values as the official script rounds them; below, the 95 % interval of the exact value."
+    lines = [official if "official" in report else "Below each value its 95 % interval."]
     for name, groups in baselines.items():
         group, figures = next(iter(groups.items()))
         values = f"accuracy {figures['accuracy']}, F1 {figures['f1']}"
         lines.append(f"Blind baseline {name.replace('_', '-')} on the same questions ({group}): {values}")
-    return [*lines, *report["notes"]]
+    return [*lines, *report["notes"], *_speed(report)]
+
+
+def _speed(report: Mapping[str, Any]) -> list[str]:
+    """How long an answer took, images read and text decoded."""
+    if "speed" not in report:
+        return []
+    source = report["protocol"]["answers"]
+    each = f"{report['speed']['seconds_per_answer']:.3g} s an answer, {source['batch_size']} at a time"
+    return [f"{each}, on {source['device']} ({report['speed']['answers']:,} answers timed)."]
 
 
 def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -125,7 +135,8 @@ def markdown(task: Task, report: Mapping[str, Any]) -> str:
         head = ["", *map(label, panel.metrics), "n"]
         body = [[title, *map(_marked, cells), str(count)] for _, title, cells, count in panel.rows]
         lines += [f"## {mark}{panel.rows[0][1]}", "", *table_lines(head, body), ""]
-    lines += ["Values as the official script rounds them, in brackets the 95 % interval of the exact value.", ""]
+    official = "Values as the official script rounds them, in brackets the 95 % interval of the exact value."
+    lines += [official if "official" in report else "In brackets the 95 % interval.", ""]
     if report.get("baselines"):
         lines += ["## Blind baselines on the same questions", ""]
         body = [
@@ -136,8 +147,8 @@ def markdown(task: Task, report: Mapping[str, Any]) -> str:
         first = next(iter(next(iter(report["baselines"].values())).values()))
         lines += [*table_lines(["", *first], body), ""]
     lines += ["## Protocol", "", *table_lines(["", ""], [[n, f"`{_escape(v)}`"] for n, v in protocol_rows(report)]), ""]
-    if report["notes"]:
-        lines += ["## Notes", "", *(f"- {note}" for note in report["notes"]), ""]
+    if notes := [*report["notes"], *_speed(report)]:
+        lines += ["## Notes", "", *(f"- {note}" for note in notes), ""]
     return "\n".join(lines)
 
 
@@ -192,6 +203,7 @@ def html(task: Task, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]
         texts=[(row, _picture(row, picture)) for row in texts[:_EXAMPLES]],
         texts_total=len(texts),
         skipped=picture.skipped,
+        notes=[*report["notes"], *_speed(report)],
     )
 
 

@@ -113,8 +113,6 @@ def _response(row: Any, where: str) -> Response:
         found = ", ".join(map(str, row)) if isinstance(row, dict) else repr(row)
         raise DataError(f"{where}: expected an object with id and response, got {found:.80}")
     ident, text = row["id"], row["response"]
-    if isinstance(ident, str) and ident.strip().lstrip("-").isdigit():
-        raise DataError(f'{where}: id is the text "{ident}", expected the number {ident.strip()}; write ids unquoted')
     if not isinstance(ident, (int, str)) or isinstance(ident, bool):
         raise DataError(f"{where}: id is {ident!r:.80}, expected a whole number")
     if text is not None and not isinstance(text, str):
@@ -128,13 +126,19 @@ def gate(benchmark: Benchmark, responses: Sequence[Response]) -> tuple[list[tupl
 
     Returns:
         The answers to be scored, duplicates included, in file order; and the coverage.
+
+    Raises:
+        DataError: an id is written as a text where the benchmark has the number.
     """
     items = {item.id: item for item in benchmark.items}
     joined: list[tuple[Item, str | None]] = []
     odd: dict[str, list[Any]] = {"duplicate": [], "unknown": [], "outside": [], "null": []}
     answered: set[int | str] = set()
-    for response in responses:
+    for row, response in enumerate(responses, 1):
         item = items.get(response.id)
+        if item is None and isinstance(response.id, str) and _number(response.id) in items.keys() | benchmark.known:
+            number = response.id.strip()
+            raise DataError(f'row {row}: id is the text "{number}", expected the number {number}; write ids unquoted')
         if item is None:
             odd["outside" if response.id in benchmark.known else "unknown"].append(response.id)
         elif response.text is None and item.kind == "text":
@@ -149,3 +153,10 @@ def gate(benchmark: Benchmark, responses: Sequence[Response]) -> tuple[list[tupl
     examples = {kind: ids[:5] for kind, ids in {"missing": missing, **odd}.items()}
     coverage = Coverage(len(items), len(answered), len(missing), **counts, examples=examples)
     return joined, coverage
+
+
+def _number(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import random
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from vlmeval import measure, store
 from vlmeval.models.replay import Replay
 from vlmeval.progress import track
 from vlmeval.responses import Coverage, gate
+from vlmeval.shardset import ShardImages, is_shards, reader
 from vlmeval.task import Benchmark, Item, Response, Task, load
 
 if TYPE_CHECKING:
@@ -110,8 +113,8 @@ def evaluate(
     if overwrite:
         local.load()
         store.start(Path(out), fresh=True)
-    answers, source = _ask(task, benchmark, items, local, Path(out), folder, quiet)
-    return _finish(found, benchmark, answers, source, Path(out))
+    answers, record = _ask(task, benchmark, items, local, Path(out), folder, quiet)
+    return _finish(found, benchmark, answers, _source(record), Path(out), record.get("timed"))
 
 
 def _check(
@@ -149,10 +152,12 @@ def _limited(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
 
 
 def _images(task: Task, data: Path, images: str | Path | None, items: Sequence[Item]) -> Path | None:
-    """The image folder, with every image that will be shown in it."""
+    """The image folder or converted dataset, with every image that will be shown in it."""
     if not task.images:
         return None
     places = [Path(images)] if images is not None else [data / "images", data / "data" / "images", data / "image"]
+    if images is None and is_shards(data):
+        places = [data]
     folder = next((place for place in places if place.is_dir()), None)
     if folder is None:
         hint = "" if images is not None else "; give --images FOLDER"
@@ -164,21 +169,24 @@ def _images(task: Task, data: Path, images: str | Path | None, items: Sequence[I
             "incomplete, and a model cannot be asked"
         )
     names = list(dict.fromkeys(name for item in items for name in item.images))
-    missing = [name for name in names if not (folder / name).is_file()]
+    read = reader(folder)
+    missing = [
+        name for name in names if not (name in read if isinstance(read, ShardImages) else (folder / name).is_file())
+    ]
     if missing:
         raise MissingError(f"{len(missing)} of {len(names)} images are not in {folder}: {_few(missing)}")
-    _probe(folder, names)
+    _probe(folder, names, read)
     return folder
 
 
-def _probe(folder: Path, names: Sequence[str]) -> None:
+def _probe(folder: Path, names: Sequence[str], read: Callable[[str], bytes]) -> None:
     """Open every image's header, so that a run does not die of a broken file hours later."""
     from PIL import Image
 
     broken = []
     for name in names:
         try:
-            with Image.open(folder / name):
+            with Image.open(io.BytesIO(read(name))):
                 pass
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             broken.append(name)
@@ -193,7 +201,11 @@ def _few(names: Sequence[str]) -> str:
 def _ask(
     task: str, benchmark: Benchmark, items: Sequence[Item], local: Local, out: Path, images: Path | None, quiet: bool
 ) -> tuple[list[Response], dict[str, Any]]:
-    """Ask what is not answered yet; every batch is on disk before the next is asked."""
+    """Ask what is not answered yet; every batch is on disk before the next is asked.
+
+    Returns:
+        All answers; and the record of the run: set-up, environment, and how long the answers took where that is known.
+    """
     setup: dict[str, Any] = {"task": task, "answers": local.describe(), "data": dict(benchmark.data)}
     path = out / store.SETUP
     before = store.read_json(path) if path.is_file() else {}
@@ -205,7 +217,7 @@ def _ask(
     asked = {response.id for response in answers}
     todo = [item for item in items if item.id not in asked]
     if not todo:
-        return answers, _source(before)
+        return answers, before
     local.load()
     setup["answers"] = local.describe()
     if before:
@@ -213,6 +225,7 @@ def _ask(
     record = {"setup": setup, "environment": local.environment(), "images": str(images) if images else None}
     store.start(out, fresh=False)
     store.write_json(path, record)
+    began = time.monotonic()
     with (
         store.Log(out / store.RESPONSES) as log,
         track(f"{task}: asking {local.name}", len(items), len(items) - len(todo), quiet=quiet) as advance,
@@ -220,7 +233,10 @@ def _ask(
         for batch in local.answer(todo):
             log.append(batch)
             advance(len(batch))
-        return log.done, _source(record)
+        timed = {"answers": len(todo), "seconds": round(time.monotonic() - began, 3)}
+        record["timed"] = {name: value + before.get("timed", {}).get(name, 0) for name, value in timed.items()}
+        store.write_json(path, record)
+        return log.done, record
 
 
 def _source(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,7 +267,12 @@ def _short(value: Any) -> str:
 
 
 def _finish(
-    task: Task, benchmark: Benchmark, answers: Sequence[Response], source: Mapping[str, Any], out: Path | None
+    task: Task,
+    benchmark: Benchmark,
+    answers: Sequence[Response],
+    source: Mapping[str, Any],
+    out: Path | None,
+    timed: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score, summarize, write."""
     joined, coverage = gate(benchmark, answers)
@@ -273,6 +294,8 @@ def _finish(
         **measure.columns(task, rows, groups),
         "notes": notes,
     }
+    if timed:
+        report["speed"] = {**timed, "seconds_per_answer": round(timed["seconds"] / timed["answers"], 4)}
     if out is not None:
         from vlmeval.report import write
 

@@ -29,7 +29,8 @@ class Item:
         images: file names below the image folder, in order.
         target: the truth, in whatever form the task's ``score`` understands.
         groups: every group of the report this item counts in, the widest first.
-        kind: how long an answer is expected to be; picks the limit of new tokens.
+        kind: what is expected: a short answer, a text, or the name of a class; picks the limit of new tokens.
+        turns: the whole conversation before the answer, in shard form, where it is more than images and ``prompt``.
     """
 
     id: int | str
@@ -37,7 +38,8 @@ class Item:
     images: tuple[str, ...]
     target: Any
     groups: tuple[str, ...]
-    kind: Literal["answer", "text"] = "answer"
+    kind: Literal["answer", "text", "class"] = "answer"
+    turns: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def cluster(self) -> str:
@@ -167,6 +169,8 @@ class Task:
         groups: group to its title, in order.
         options: what the task adds to the command line.
         images: whether the task's items show images, so that an image folder is needed to ask a model.
+        judge: what scores answers to items made elsewhere, whose targets are lists of right answers; None where the
+            task's own data are needed.
     """
 
     name: str
@@ -177,6 +181,7 @@ class Task:
     groups: Mapping[str, str]
     options: tuple[Option, ...] = ()
     images: bool = True
+    judge: Callable[[Sequence[Item]], Callable[[Item, str | None], Score]] | None = None
 
 
 def ratio(numerator: Any, denominator: Any) -> Any:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from vlmeval.shardset import reader
 
 __all__ = ["Thumbnails"]
 
@@ -19,24 +22,27 @@ class Thumbnails:
     """
 
     def __init__(self, folder: Path | None, *, side: int = 224, budget: int = 6_000_000) -> None:
-        """Take pictures from a folder; None shows none."""
+        """Take pictures from a folder or a converted dataset; None shows none."""
         self.folder, self.side, self.left, self.skipped = folder, side, budget, 0
         self._made: dict[str, str | None] = {}
+        self._read: Callable[[str], bytes] | None = None
 
     def __call__(self, name: str) -> str | None:
         """A ``data:`` URL of the picture, or None."""
         if self.folder is None or not name:
             return None
         if name not in self._made:
-            self._made[name] = self._make(self.folder / name)
+            self._made[name] = self._make(name)
             self.skipped += self._made[name] is None
         return self._made[name]
 
-    def _make(self, path: Path) -> str | None:
+    def _make(self, name: str) -> str | None:
         from PIL import Image
 
         try:
-            with Image.open(path) as file:
+            if self._read is None:
+                self._read = reader(self.folder or Path())
+            with Image.open(io.BytesIO(self._read(name))) as file:
                 picture = file.convert("RGBA")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None

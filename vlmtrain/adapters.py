@@ -5,11 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmdata.errors import ConfigError, MissingError
 
-__all__ = ["adapter_folder", "apply_adapter", "check_base", "read_run"]
+if TYPE_CHECKING:
+    from vlmtrain.family import Family
+
+__all__ = [
+    "adapter_file",
+    "adapter_folder",
+    "apply_adapter",
+    "check_base",
+    "read_run",
+    "read_weights",
+    "recorded_settings",
+]
+
+_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+# Not wanted of an adapter on the hub: what only its training needed.
+_IGNORED = ["checkpoint*/*", "runs/*", "*.pt", "*.pth", "optimizer*", "training_args.bin"]
 
 
 def adapter_folder(adapter: str | Path) -> Path:
@@ -17,6 +32,7 @@ def adapter_folder(adapter: str | Path) -> Path:
 
     Raises:
         MissingError: no such folder, no such hub id, or no finished adapter there.
+        ConfigError: a whole model where an adapter is wanted.
     """
     folder = Path(adapter).expanduser()
     name = str(adapter)
@@ -26,17 +42,30 @@ def adapter_folder(adapter: str | Path) -> Path:
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(snapshot_download(name))
+            folder = Path(snapshot_download(name, ignore_patterns=_IGNORED))
         except (OSError, ValueError) as error:
             first = " ".join(str(error).split()).split(". ")[0]
             raise MissingError(f"no adapter folder {adapter}, and as a hub id it cannot be had: {first}") from error
     if not (folder / "adapter_config.json").is_file():
+        if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+            raise ConfigError(f"{adapter} is a whole model, not an adapter: give it as --model")
         unfinished = (folder / "checkpoints").is_dir()
         why = "the run was never finished: use --resume" if unfinished else "no adapter_config.json in it"
         raise MissingError(f"{adapter} is not an adapter: {why}")
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise MissingError(f"{adapter} has no adapter_model.safetensors")
+    adapter_file(folder)
     return folder
+
+
+def adapter_file(folder: Path) -> Path:
+    """The weights of an adapter folder; before 2024 peft wrote them as a pickle.
+
+    Raises:
+        MissingError: there are none.
+    """
+    for name in _FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise MissingError(f"{folder} has no {_FILES[0]}")
 
 
 def read_run(adapter: str | Path) -> dict[str, Any]:
@@ -51,6 +80,24 @@ def read_run(adapter: str | Path) -> dict[str, Any]:
         return dict(json.loads(own.read_text(encoding="utf-8")))
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     return {"base": config.get("base_model_name_or_path")}
+
+
+def recorded_settings(adapter: str | Path) -> dict[str, Any]:
+    """The configuration keys of an adapter that is trained further, as its own folder has them."""
+    before = read_run(adapter).get("config", {})
+    own = json.loads((adapter_folder(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    kind = str(own.get("peft_type", "LORA")).lower()
+    return {
+        "tuner": "dora" if own.get("use_dora") else kind,
+        "init": "default",
+        "lora_r": own.get("target_r", own.get("r")),
+        "lora_alpha": own.get("lora_alpha", own.get("alpha")),
+        "lora_dropout": own.get("lora_dropout", own.get("rank_dropout", 0.0)),
+        "parts": before.get("parts"),
+        "rslora": own.get("use_rslora", False),
+        "bias": own.get("bias", "none"),
+        **{key: own.get(key) for key in ("target_modules", "modules_to_save")},
+    }
 
 
 def check_base(adapter: Path, name: str, recorded: str, base_hash: str) -> None:
@@ -71,31 +118,78 @@ def check_base(adapter: Path, name: str, recorded: str, base_hash: str) -> None:
         raise ConfigError(f"{adapter} was trained on {base}, not on {name}: their weights differ")
 
 
-def apply_adapter(model: Any, adapter: Path, name: str, trainable: bool) -> Any:
-    """A ``PeftModel``: the base with the adapter on it.
+def apply_adapter(model: Any, adapter: Path, name: str, family: Family, trainable: bool) -> Any:
+    """A ``PeftModel``: the base with the adapter on it, every weight of it in its place.
+
+    peft leaves out weights it cannot place, and fills gaps with fresh ones, without a word. An adapter whose modules
+    had other names when it was made is renamed (``vlmtrain.legacy``).
 
     Raises:
-        ConfigError: a weight of the adapter has no place in this base; peft would leave it out without a word.
+        ConfigError: a weight of the adapter has no place in this base or another size than its place, one is missing,
+            or it is no adapter of weights.
     """
-    from peft import PeftModel
-    from safetensors import safe_open
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    with safe_open(str(adapter / "adapter_model.safetensors"), "pt") as file:
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
-    _check_fit(model, shapes, adapter, name)
-    return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+    from vlmtrain.initial import take_off
+    from vlmtrain.legacy import modernized
+
+    config: Any = PeftConfig.from_pretrained(str(adapter))
+    if config.is_prompt_learning or not hasattr(config, "target_modules"):
+        raise ConfigError(f"{adapter} is a {config.peft_type} adapter; expected one of weights, like LORA or LOHA")
+    wanted = f"{adapter} was made for another base than {name}"
+    weights, config, _ = modernized(model, family, _outer(read_weights(adapter)), config)
+    _check_modules(model, weights, wanted)
+    config.inference_mode = not trainable
+    try:
+        net = get_peft_model(model, config)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"{wanted}: {' '.join(str(error).split()).split('. ')[0]}") from error
+    places = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(net).items()}
+    # Embeddings that were enlarged are saved whole, under their own names.
+    places = {key: tuple(value.shape) for key, value in net.state_dict().items() if key in weights} | places
+    expected = _outer(get_peft_model_state_dict(net, save_embedding_layers=False))
+    for key, value in weights.items():
+        if places.get(key) != tuple(value.shape):
+            found = f"expected {places[key]}, got {tuple(value.shape)}" if key in places else "nothing takes it"
+            raise ConfigError(f"{wanted}: weight {key}: {found}")
+    missing = sorted(expected.keys() - weights.keys())
+    if missing:
+        raise ConfigError(f"{adapter} lacks {len(missing)} of the weights its configuration asks for: {missing[0]}")
+    left = set_peft_model_state_dict(net, weights).unexpected_keys
+    if left:
+        raise ConfigError(f"{wanted}: {len(left)} weights could not be placed, the first is {left[0]}")
+    take_off(net, adapter)
+    return net
 
 
-def _check_fit(model: Any, shapes: Mapping[str, tuple[int, ...]], adapter: Path, name: str) -> None:
-    """Every LoRA weight has a module of its size; peft would skip what it cannot place without a word."""
+def read_weights(folder: Path) -> dict[str, Any]:
+    """The weights of an adapter folder by the names they are saved under."""
+    file = adapter_file(folder)
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return dict(load_file(file))
+    import torch
+
+    return dict(torch.load(file, map_location="cpu", weights_only=True))
+
+
+def _outer(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what peft saves twice: with ``bias: all``, the insides of modules that are saved whole."""
+    return {k: v for k, v in weights.items() if ".original_module." not in k and ".modules_to_save." not in k}
+
+
+def _check_modules(model: Any, weights: Mapping[str, Any], wanted: str) -> None:
+    """Every weight has a module, and every LoRA weight one of its size."""
+    from vlmtrain.legacy import module_of
+
     modules = dict(model.named_modules())
-    for key, shape in shapes.items():
-        for half, attribute, axis in ((".lora_A.weight", "in_features", 1), (".lora_B.weight", "out_features", 0)):
-            if not key.endswith(half):
-                continue
-            module = modules.get(key.removeprefix("base_model.model.").removesuffix(half))
-            width = getattr(module, attribute, None)
-            if width is not None and width == shape[axis]:
-                continue
-            found = "no such module" if module is None else f"its {attribute} is {width}, not {shape[axis]}"
-            raise ConfigError(f"{adapter} was made for another base than {name}: {key.removesuffix(half)}: {found}")
+    sides = ((".lora_A.weight", "in_features", 1), (".lora_B.weight", "out_features", 0))
+    for key, value in weights.items():
+        name = module_of(key)
+        if name not in modules:
+            raise ConfigError(f"{wanted}: {name}: no such module")
+        for half, attribute, axis in sides:
+            width = getattr(modules[name], attribute, None)
+            if key.endswith(half) and width is not None and width != value.shape[axis]:
+                raise ConfigError(f"{wanted}: {name}: its {attribute} is {width}, not {value.shape[axis]}")

@@ -6,7 +6,11 @@ import math
 import os
 from typing import Any
 
+import torch
+
 from vlmtrain.job import Job
+from vlmtrain.keys import OPTIMIZERS
+from vlmtrain.tuning import weights_dtype
 
 __all__ = ["arguments"]
 
@@ -15,6 +19,8 @@ def arguments(job: Job) -> dict[str, Any]:
     """Keyword arguments for TRL's SFTConfig and DPOConfig."""
     t = job.config.training
     cpu = job.device == "cpu"
+    mixed = weights_dtype(job.config) != job.config.base.dtype
+    has_bf16 = not cpu and torch.cuda.is_bf16_supported(False)
     dtype = str(job.loaded.model.dtype).removeprefix("torch.")
     per_epoch = math.ceil(math.ceil(len(job.rows) / t.batch_size) / t.accumulate)
     total = t.max_steps or max(1, math.ceil(per_epoch * t.epochs))
@@ -34,16 +40,21 @@ def arguments(job: Job) -> dict[str, Any]:
         "learning_rate": t.learning_rate,
         "lr_scheduler_type": t.schedule,
         "warmup_steps": t.warmup,
+        "lr_scheduler_kwargs": {"min_lr": t.min_learning_rate} if t.schedule == "cosine_with_min_lr" else None,
         "weight_decay": t.weight_decay,
+        "adam_beta1": t.adam_beta1,
+        "adam_beta2": t.adam_beta2,
+        "adam_epsilon": t.adam_epsilon,
         "max_grad_norm": t.max_grad_norm,
-        "optim": {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit"}[t.optimizer],
+        "optim": OPTIMIZERS[t.optimizer],
         "activation_checkpointing": checkpointing,
         "seed": t.seed,
         "use_cpu": cpu,
-        "bf16": not cpu and (dtype == "bfloat16" or job.config.base.quantize != "none"),
-        "fp16": not cpu and dtype == "float16" and job.config.base.quantize == "none",
+        "bf16": not cpu and (dtype == "bfloat16" or job.config.base.quantize != "none" or (mixed and has_bf16)),
+        "fp16": not cpu and job.config.base.quantize == "none" and (dtype == "float16" or (mixed and not has_bf16)),
         "eval_strategy": evaluate,
         "eval_steps": t.eval_steps,
+        "eval_on_start": job.config.watching.eval_on_start,
         "prediction_loss_only": True,
         "save_strategy": "steps",
         "save_steps": t.save_steps,

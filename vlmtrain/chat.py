@@ -19,7 +19,16 @@ from jinja2 import TemplateError
 
 from vlmdata.errors import ConfigError, DataError
 
-__all__ = ["Rendered", "add_special_tokens", "end_token", "has_image_mark", "render", "render_prompt"]
+__all__ = [
+    "Rendered",
+    "add_special_tokens",
+    "end_token",
+    "has_image_mark",
+    "image_mark",
+    "image_places",
+    "render",
+    "render_prompt",
+]
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -36,6 +45,11 @@ class Rendered:
     text: str
     answers: tuple[tuple[int, int], ...]
 
+    @property
+    def begin(self) -> int | None:
+        """Where the assistant first speaks, None where it does not."""
+        return self.answers[0][0] if self.answers else None
+
 
 def render(processor: Any, messages: Messages) -> Rendered:
     """A whole conversation and its answers.
@@ -46,7 +60,7 @@ def render(processor: Any, messages: Messages) -> Rendered:
     """
     messages = _plain(messages)
     full = _apply(processor, messages)
-    ends, eos = _end_tokens(processor.tokenizer), processor.tokenizer.eos_token
+    ends, eos = _end_tokens(processor.tokenizer, image_mark(processor)), processor.tokenizer.eos_token
     answers: list[tuple[int, int]] = []
     pieces: list[str] = []
     done = grown = 0
@@ -85,15 +99,30 @@ def render_prompt(processor: Any, messages: Messages) -> str:
 
 
 def add_special_tokens(processor: Any, text: str) -> bool:
-    """Whether the tokenizer still has to add its own: not when the template already wrote the BOS token."""
-    bos = processor.tokenizer.bos_token
-    return not (bos and text.startswith(bos))
+    """Whether the tokenizer still has to add its own: not when the template already wrote the BOS token.
+
+    Images may stand before it, as several families have it.
+    """
+    bos, mark = processor.tokenizer.bos_token, image_mark(processor)
+    return not (bos and (re.sub(f"^(?:{re.escape(mark)})+", "", text) if mark else text).startswith(bos))
+
+
+def image_mark(processor: Any) -> str | None:
+    """The text that stands for an image before it is expanded; BLIP-2's processor keeps a token object there."""
+    mark = getattr(processor, "image_token", None)
+    return str(mark) if mark else None
+
+
+def image_places(processor: Any, text: str) -> list[tuple[int, int]]:
+    """Where the marks of images stand in a text."""
+    mark = image_mark(processor)
+    return [found.span() for found in re.finditer(re.escape(mark), text)] if mark else []
 
 
 def has_image_mark(processor: Any, messages: Messages) -> bool:
     """Whether a text contains the model's image token, which would be taken for an image."""
-    mark = getattr(processor, "image_token", None)
-    return bool(mark) and any(mark in (part.get("text") or "") for turn in messages for part in turn["content"])
+    mark = image_mark(processor)
+    return bool(mark) and any(str(mark) in (part.get("text") or "") for turn in messages for part in turn["content"])
 
 
 def end_token(processor: Any) -> str:
@@ -151,9 +180,9 @@ def _find_answer(processor: Any, messages: list[dict[str, Any]], turn: int, full
 
 
 @functools.lru_cache(maxsize=16)
-def _end_tokens(tokenizer: Any) -> re.Pattern[str]:
+def _end_tokens(tokenizer: Any, image: str | None) -> re.Pattern[str]:
     """What may end a turn: any special token, white space before it allowed."""
     special = {tokenizer.eos_token, *tokenizer.all_special_tokens}
     special |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    special -= {None, "", getattr(tokenizer, "image_token", None)}
+    special -= {None, "", image, getattr(tokenizer, "image_token", None)}
     return re.compile(r"\s*(?:" + "|".join(re.escape(t) for t in sorted(special, key=len, reverse=True)) + ")")

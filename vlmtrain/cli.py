@@ -6,8 +6,14 @@ import click
 
 from vlmdata import __version__
 from vlmdata.command import ErrorGroup
+from vlmtrain.commands.classify import classify
 from vlmtrain.commands.dpo import dpo
+from vlmtrain.commands.keys import keys
+from vlmtrain.commands.kto import kto
+from vlmtrain.commands.launch import launch
 from vlmtrain.commands.merge import merge
+from vlmtrain.commands.plan import plan
+from vlmtrain.commands.push import push
 from vlmtrain.commands.recipes import recipes
 from vlmtrain.commands.sft import sft
 
@@ -22,7 +28,7 @@ def main() -> None:
     """Fine-tune vision-language models and image classifiers."""
 
 
-_COMMANDS = (recipes, sft, dpo, merge)
+_COMMANDS = (recipes, keys, plan, sft, dpo, kto, classify, merge, push, launch)
 
 for command in _COMMANDS:
     main.add_command(command)

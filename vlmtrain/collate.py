@@ -1,28 +1,53 @@
-"""Rows to batches: one processor call on the full text of every row, in the dataloader workers.
+"""Rows to batches: the full text of every row read at once (``vlmtrain.encode``), in the dataloader workers.
 
 TRL encodes prompt and completion apart and joins the token ids; that loses what a processor derives from the whole
-row. Here the processor sees the whole row, and the labels are found in its output: character spans of the answers
+row. Here the whole row is read, and the labels are found in the outcome: character spans of the answers
 (``vlmtrain.chat``), moved behind the expanded images, then mapped to tokens.
 """
 
 from __future__ import annotations
 
-import bisect
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from transformers import BatchFeature
 
 from vlmdata.errors import ConfigError, DataError
-from vlmtrain.chat import Messages, add_special_tokens, has_image_mark, render, render_prompt
+from vlmtrain.chat import Messages, has_image_mark, image_mark, render, render_prompt
+from vlmtrain.encode import answer_mask, encode, encode_again
 from vlmtrain.family import Family
 
-__all__ = ["Collator", "IGNORED", "PreferenceCollator", "answer_mask", "decode", "prompt_batch"]
+__all__ = [
+    "Collator",
+    "IGNORED",
+    "PreferenceCollator",
+    "Said",
+    "answer_mask",
+    "branches",
+    "decode",
+    "prompt_batch",
+    "rendered",
+    "stack",
+]
 
 IGNORED = -100
+
+
+class Said(NamedTuple):
+    """A row as text.
+
+    Attributes:
+        text: one mark for each image, not yet expanded.
+        answers: (start, stop) places in it of what is to be learned of what the assistant says.
+        begin: where the assistant first speaks, None where it does not.
+    """
+
+    text: str
+    answers: Sequence[tuple[int, int]]
+    begin: int | None
 
 
 def prompt_batch(
@@ -48,18 +73,23 @@ def prompt_batch(
         if places != len(shown):
             raise DataError(f"prompt {index} has {places} image parts and {len(shown)} images")
         if has_image_mark(processor, messages):
-            raise DataError(f"prompt {index} contains the text {processor.image_token!r}, this model's image token")
+            raise DataError(f"prompt {index} contains the text {image_mark(processor)!r}, this model's image token")
         if family.max_images is not None and places > family.max_images:
             raise ConfigError(f"prompt {index} has {places} images; this family takes at most {family.max_images}")
     texts = [render_prompt(processor, messages) for messages in conversations]
-    return _encode(processor, family, texts, [list(shown) for shown in images], side="left")
+    begins = [_begin(processor, messages) if family.complete else None for messages in conversations]
+    batch = encode(processor, family, texts, [list(shown) for shown in images], side="left", begins=begins)
+    for key in ("offset_mapping", "text_replacement_offsets"):
+        batch.pop(key, None)
+    return batch
 
 
 class Collator:
     """Rows of messages shards to SFT batches.
 
     A batch holds ``input_ids``, ``attention_mask`` and ``labels`` ``[B, T]``, padded on the right, and the pixels.
-    Labels are the tokens of the answers with their end tokens, everything else is ``IGNORED``.
+    Labels are the tokens of the answers with their end tokens, everything else is ``IGNORED``; so is what a model
+    sees before it says it (``Family.both_ways``), whatever ``supervised`` says of it.
     """
 
     def __init__(self, processor: Any, family: Family) -> None:
@@ -68,12 +98,23 @@ class Collator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """One batch; the rows' images are decoded here."""
-        rendered = [_rendered(self.processor, row) for row in rows]
-        texts, answers = [text for text, _ in rendered], [spans for _, spans in rendered]
-        batch = _encode(self.processor, self.family, texts, [decode(row) for row in rows], side="right", offsets=True)
-        mask = answer_mask(batch, answers)
+        found = [rendered(self.processor, row) for row in rows]
+        texts, begins = [row.text for row in found], [row.begin for row in found]
+        images = [self.images(row) for row in rows]
+        batch = encode(self.processor, self.family, texts, images, side="right", begins=begins)
+        mask = self.supervised(batch, [row.answers for row in found])
+        if self.family.both_ways:
+            mask &= batch["token_type_ids"].bool()
         labels = batch["input_ids"].masked_fill(~mask, IGNORED)
         return {**batch, "labels": labels}
+
+    def images(self, row: Mapping[str, Any]) -> list[Image.Image]:
+        """The pictures of a row, in order."""
+        return decode(row)
+
+    def supervised(self, batch: dict[str, Any], answers: Sequence[Sequence[tuple[int, int]]]) -> torch.Tensor:
+        """Which tokens are learned, ``[B, T]``; takes the offsets out of the batch."""
+        return answer_mask(batch, answers)
 
 
 class PreferenceCollator:
@@ -96,16 +137,9 @@ class PreferenceCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """One batch; the rows' images are decoded and processed once per pair."""
-        sides = [[_rendered(self.processor, row, side) for row in rows] for side in ("chosen", "rejected")]
-        images = [decode(row) for row in rows]
-        chosen, rejected = ([text for text, _ in side] for side in sides)
-        batch = _encode(self.processor, self.family, chosen, images, side="right", offsets=True)
-        replaced = batch.get("text_replacement_offsets")
-        second = _encode_again(self.processor, rejected, replaced or [[]] * len(rows))
-        for half, side in zip((batch, second), sides, strict=True):
-            half["completion_mask"] = answer_mask(half, [spans for _, spans in side]).long()
-        pad = {"input_ids": self.processor.tokenizer.pad_token_id}
-        joined = {key: _stack(batch[key], second[key], pad.get(key, 0)) for key in second}
+        sides = [[rendered(self.processor, row, side) for row in rows] for side in ("chosen", "rejected")]
+        batch, second = branches(self.processor, self.family, sides, [decode(row) for row in rows])
+        joined = stack(self.processor, batch, second)
         if self.reference is not None:
             logps = torch.tensor([self.reference[row["row"]] for row in rows])
             joined["ref_chosen_logps"], joined["ref_rejected_logps"] = logps.unbind(1)
@@ -134,88 +168,69 @@ def decode(row: Mapping[str, Any]) -> list[Image.Image]:
     return images
 
 
-def answer_mask(batch: dict[str, Any], answers: Sequence[Sequence[tuple[int, int]]]) -> torch.Tensor:
-    """Which tokens belong to an answer; takes the offsets out of the batch.
+def branches(
+    processor: Any,
+    family: Family,
+    sides: Sequence[Sequence[Said]],
+    images: Sequence[list[Image.Image]],
+) -> list[dict[str, Any]]:
+    """Several texts on the same images, which are processed once.
 
     Args:
-        batch: processor output with ``offset_mapping`` and, where images were expanded, ``text_replacement_offsets``.
-        answers: per row the character spans in the text before expansion.
+        processor: of the model.
+        family: the model's family.
+        sides: per branch each row as :func:`rendered` gives it.
+        images: each row's pictures.
 
     Returns:
-        Boolean mask ``[B, T]``.
+        Per branch ``input_ids``, ``attention_mask``, ``completion_mask`` ``[B, T]`` of its own T and what else belongs
+        to its tokens; the first has the pixels, too.
     """
-    offsets = torch.as_tensor(batch.pop("offset_mapping"))
-    replaced = batch.pop("text_replacement_offsets", None) or [[]] * len(answers)
-    mask = torch.zeros(offsets.shape[:2], dtype=torch.bool)
-    for row, spans in enumerate(answers):
-        ends = [r["span"][1] for r in replaced[row]]
-        gains = [0, *(r["new_span"][1] - r["span"][1] for r in replaced[row])]
-        for start, stop in spans:
-            start, stop = (place + gains[bisect.bisect_right(ends, place)] for place in (start, stop))
-            # Zero-width tokens (padding, added specials) overlap nothing.
-            mask[row] |= (offsets[row, :, 0] < stop) & (offsets[row, :, 1] > start)
-    return mask
+    texts = [[row.text for row in side] for side in sides]
+    begins = [[row.begin for row in side] for side in sides]
+    batch: dict[str, Any] = encode(processor, family, texts[0], images, side="right", begins=begins[0])
+    again = zip(texts[1:], begins[1:], strict=True)
+    found = [batch, *(encode_again(processor, family, text, images, batch, begins=begin) for text, begin in again)]
+    for branch, side in zip(found, sides, strict=True):
+        branch["completion_mask"] = answer_mask(branch, [row.answers for row in side]).long()
+    return found
 
 
-def _rendered(processor: Any, row: Mapping[str, Any], side: str | None = None) -> tuple[str, Any]:
-    """Text and answer spans of a row, from the columns ``vlmtrain.lengths.fit`` adds or else rendered now."""
-    text, answers = (f"{side}_text", f"{side}_answers") if side else ("text", "answers")
-    if text in row:
-        return row[text], row[answers]
+def stack(processor: Any, first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """What belongs to the tokens of two branches, ``[B, T]`` of different T, as ``[2B, max T]``."""
+    pad = {"input_ids": processor.tokenizer.pad_token_id}
+    return {key: _stack(first[key], second[key], pad.get(key, 0)) for key in second}
+
+
+def rendered(processor: Any, row: Mapping[str, Any], side: str | None = None) -> Said:
+    """A row as text, from the columns ``vlmtrain.lengths.fit`` adds or else rendered now.
+
+    Args:
+        processor: of the model.
+        row: of messages, or of preferences.
+        side: ``chosen`` or ``rejected``; assistant turns of the prompt are context, not what is preferred.
+    """
+    prefix = f"{side}_" if side else ""
+    if f"{prefix}text" in row:
+        return Said(*(row[f"{prefix}{name}"] for name in Said._fields))
     if side is None:
-        rendered = render(processor, row["messages"])
-        return rendered.text, rendered.answers
-    rendered = render(processor, [*row["prompt"], *row[side]])
-    return rendered.text, rendered.answers[-sum(turn["role"] == "assistant" for turn in row[side]) :]
+        found = render(processor, row["messages"])
+        return Said(found.text, found.answers, found.begin)
+    found = render(processor, [*row["prompt"], *row[side]])
+    turns = sum(turn["role"] == "assistant" for turn in row[side])
+    return Said(found.text, found.answers[-turns:], found.begin)
 
 
-def _encode_again(processor: Any, texts: list[str], replaced: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """What the processor would make of other texts on images it has just seen, without seeing them again."""
-    pieces = [[entry["replacement"] for entry in row] for row in replaced]
-    expanded, offsets = processor.get_text_with_replacements(list(texts), [piece for row in pieces for piece in row])
-    encoded = processor.tokenizer(
-        expanded,
-        return_tensors="pt",
-        padding=True,
-        padding_side="right",
-        return_offsets_mapping=True,
-        add_special_tokens=add_special_tokens(processor, texts[0]),
-    )
-    batch: dict[str, Any] = {**encoded, "text_replacement_offsets": offsets}
-    if processor.return_mm_token_type_ids:
-        batch["mm_token_type_ids"] = torch.as_tensor(processor.create_mm_token_type_ids(encoded["input_ids"]))
-    return batch
+def _begin(processor: Any, messages: Messages) -> int | None:
+    """Where the assistant first speaks in a prompt."""
+    spoken = any(message["role"] == "assistant" for message in messages)
+    return render(processor, messages).begin if spoken else None
 
 
 def _stack(first: torch.Tensor, second: torch.Tensor, pad: int) -> torch.Tensor:
-    """Two ``[B, T]`` of different T as one ``[2B, max T]``."""
+    """Two ``[B, T, ...]`` of different T as one ``[2B, max T, ...]``."""
     width = max(first.shape[1], second.shape[1])
-    grown = [torch.nn.functional.pad(half, (0, width - half.shape[1]), value=pad) for half in (first, second)]
+    grown = [half.new_full((half.shape[0], width, *half.shape[2:]), pad) for half in (first, second)]
+    for half, filled in zip((first, second), grown, strict=True):
+        filled[:, : half.shape[1]] = half
     return torch.cat(grown)
-
-
-def _encode(
-    processor: Any,
-    family: Family,
-    texts: list[str],
-    images: list[list[Image.Image]],
-    *,
-    side: str,
-    offsets: bool = False,
-) -> BatchFeature:
-    """One processor call for the batch; no row of it depends on another but for padding."""
-    pictures: Any = images if family.nested_images else [image for row in images for image in row]
-    special = {add_special_tokens(processor, text) for text in texts}
-    if len(special) > 1:
-        raise DataError("the chat template writes the BOS token for some rows only")
-    kwargs = dict.fromkeys(("return_offsets_mapping", "return_text_replacement_offsets"), True) if offsets else {}
-    batch = processor(
-        text=texts,
-        images=pictures if any(images) else None,
-        padding=True,
-        padding_side=side,
-        add_special_tokens=special.pop(),
-        **kwargs,
-    )
-    # Not the processor's own return_tensors: Idefics3's would try to make a tensor of the replacement offsets.
-    return batch.convert_to_tensors("pt", skip_tensor_conversion=["text_replacement_offsets"])

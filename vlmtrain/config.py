@@ -11,16 +11,14 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from vlmdata.errors import ConfigError, MissingError, choices
+from vlmdata.errors import ConfigError, choices
+from vlmtrain import objective
 from vlmtrain.family import KINDS, PARTS
 from vlmtrain.keys import (
     GROUPS,
-    LOSSES,
-    METHODS,
     Adapter,
     Base,
     Classification,
@@ -32,17 +30,9 @@ from vlmtrain.keys import (
     Unpaired,
     Watching,
 )
+from vlmtrain.recipe import load_recipe
 
-__all__ = [
-    "Config",
-    "Recipe",
-    "keys",
-    "load_recipe",
-    "parse_parts",
-    "recipe_names",
-    "recipe_text",
-    "resolve",
-]
+__all__ = ["Config", "keys", "parse_parts", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +68,15 @@ class Config:
         flat: dict[str, Any] = {"method": self.method, "recipe": self.recipe}
         for group in self.groups():
             flat |= dataclasses.asdict(group)
+        for key in ("eval_amber", "eval_amber_images"):
+            flat[key] = Path(flat[key]).resolve().name if flat.get(key) else None
         return {k: list(v) if isinstance(v, tuple) else v for k, v in flat.items() if k not in ("model", "adapter")}
+
+    @property
+    def reads_meta(self) -> bool:
+        """Whether a key names something in the ``meta`` of the rows."""
+        weighted = self.supervision is not None and self.supervision.weight_by
+        return bool(weighted or (self.unpaired is not None and self.unpaired.label_by))
 
     def groups(self) -> Iterator[Any]:
         """The parts that apply to this method."""
@@ -87,71 +85,22 @@ class Config:
                 yield getattr(self, name)
 
 
-_DEFAULTS: dict[str, dict[str, Any]] = {"dpo": {"learning_rate": 2e-5}, "kto": {"learning_rate": 2e-5}}
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """A packaged or own YAML file.
-
-    Attributes:
-        method: the command it is for.
-        summary: one line.
-        follows: what it reproduces.
-        values: configuration keys.
-    """
-
-    name: str
-    method: str
-    summary: str
-    follows: str
-    values: Mapping[str, Any]
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "dpo": {"learning_rate": 2e-5},
+    "kto": {"learning_rate": 2e-5},
+    "classify": {
+        "learning_rate": 1e-3,
+        "batch_size": 32,
+        "lora_alpha": 16.0,
+        "parts": "vision:attention",
+        "eval_metric": "accuracy",
+    },
+}
 
 
 def keys(method: str) -> dict[str, dataclasses.Field[Any]]:
     """All configuration keys of a method, by name."""
     return {item.name: item for group in _groups(method).values() for item in dataclasses.fields(group)}
-
-
-def recipe_names() -> list[str]:
-    """Packaged recipes, sorted."""
-    folder = resources.files("vlmtrain") / "recipes"
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
-
-
-def recipe_text(name: str) -> str:
-    """The YAML of a packaged recipe, or of a file.
-
-    Raises:
-        MissingError: there is neither.
-    """
-    if name in recipe_names():
-        return (resources.files("vlmtrain") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
-        return Path(name).read_text(encoding="utf-8")
-    raise MissingError(f"no recipe {name!r}: expected a YAML file or one of {choices(recipe_names())}")
-
-
-def load_recipe(name: str) -> Recipe:
-    """Read a recipe.
-
-    Raises:
-        MissingError: no such recipe.
-        ConfigError: not a mapping, or without a method.
-    """
-    import yaml
-
-    try:
-        raw = yaml.safe_load(recipe_text(name))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {name} is not valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"recipe {name} is a {type(raw).__name__}, expected keys and values")
-    method = raw.pop("method", None)
-    if method not in METHODS:
-        raise ConfigError(f"recipe {name}: method is {method!r}; valid: {choices(METHODS)}")
-    summary, follows = str(raw.pop("summary", "")), str(raw.pop("follows", ""))
-    return Recipe(Path(name).stem, method, summary, follows, raw)
 
 
 def resolve(method: str, options: Mapping[str, Any], *, recipe: str | None = None, sets: Iterable[str] = ()) -> Config:
@@ -180,7 +129,7 @@ def resolve(method: str, options: Mapping[str, Any], *, recipe: str | None = Non
     hints = {key: kind for group in _groups(method).values() for key, kind in typing.get_type_hints(group).items()}
     for key, value in {**values, **explicit}.items():
         if key not in known:
-            faults.append(f"unknown key {key!r}; valid: {choices(known)}")
+            faults.append(f"unknown key {key!r}; {objective.ELSEWHERE.get(key) or f'valid: {choices(known)}'}")
             continue
         values[key] = _check(known[key], hints[key], value, faults)
     if isinstance(values.get("parts"), str):
@@ -191,8 +140,8 @@ def resolve(method: str, options: Mapping[str, Any], *, recipe: str | None = Non
     if values.get("adapter"):
         fixed = {item.name for item in dataclasses.fields(Adapter)} & (given.keys() | extra.keys())
         faults += [f"{key} cannot change: the adapter given has its own" for key in sorted(fixed)]
-    if method == "dpo" and not faults:
-        _check_losses(values, faults)
+    if not faults:
+        faults += objective.faults(method, values)
     if faults:
         raise ConfigError(f"{len(faults)} faults: " + "; ".join(faults) if len(faults) > 1 else faults[0])
     groups = {
@@ -202,16 +151,6 @@ def resolve(method: str, options: Mapping[str, Any], *, recipe: str | None = Non
     asked = frozenset(given) | frozenset(extra)
     name = chosen.name if chosen else None
     return Config(method, **groups, recipe=name, given=frozenset(explicit), asked=asked)
-
-
-def _check_losses(values: Mapping[str, Any], faults: list[str]) -> None:
-    losses, weights = values.get("loss_type", ("sigmoid",)), values.get("loss_weights", ())
-    if not losses:
-        faults.append(f"loss_type is empty; valid: {', '.join(LOSSES)}")
-    if weights and len(weights) != len(losses):
-        faults.append(f"loss_weights has {len(weights)} numbers for {len(losses)} losses")
-    if "exo_pair" in losses and not values.get("label_smoothing"):
-        faults.append("loss_type exo_pair needs label_smoothing above 0, its paper takes 0.001")
 
 
 def parse_parts(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -252,6 +191,10 @@ def _check(item: dataclasses.Field[Any], wanted: Any, value: Any, faults: list[s
         return None
     kind = next(option for option in options if option is not type(None))
     before = len(faults)
+    if typing.get_origin(kind) is Mapping:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            faults.append(f"{item.name} is {value!r}, expected settings like {{name: value, ...}}")
+        return value
     if typing.get_origin(kind) is tuple:
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
         result: Any = tuple(_scalar(item, typing.get_args(kind)[0], part, faults) for part in parts)

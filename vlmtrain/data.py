@@ -1,22 +1,23 @@
-"""Shards to datasets: opened, checked, split, and put in an order that seed and epoch alone decide."""
+"""Shards to datasets: opened, checked, and split into rows to train and to evaluate on."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset, DatasetInfo, Features, Image, List, concatenate_datasets
-from torch.utils.data import Sampler
 
-from vlmdata.errors import ConfigError, DataError
+from vlmdata.errors import ConfigError, DataError, MissingError
 from vlmdata.manifest import MANIFEST
-from vlmdata.shards import open_shards
+from vlmdata.places import is_remote, open_parquet, place
+from vlmdata.plan import PLAN
+from vlmdata.shards import Shards, open_shards
+from vlmtrain.streaming import Stream
 
-__all__ = ["Grouped", "Opened", "hold_out", "open_data"]
+__all__ = ["Opened", "hold_out", "open_data", "shared_images"]
 
 COLUMNS = {"messages": ("messages",), "preference": ("prompt", "chosen", "rejected")}
 METHODS = {"messages": "sft", "preference": "dpo"}
@@ -29,47 +30,81 @@ class Opened:
     """Rows of one or several converted datasets.
 
     Attributes:
-        rows: columns ``id``, ``images``, ``image_size``, ``image_sha256`` and the messages of the kind.
+        rows: columns ``id``, ``images``, ``image_size``, ``image_sha256`` and the messages of the kind. Of a stream
+            they are read when they are asked for, by number.
         origin: per dataset what a run folder records: name, hash of its manifest, source, licence, rows. No path.
+        labels: names of the classes in index order, where the rows were opened with their ``label``.
+        stream: where the rows of ``rows`` are read from; None is memory.
     """
 
     rows: Dataset
     origin: list[dict[str, Any]]
+    labels: tuple[str, ...] = ()
+    stream: Stream | None = None
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each dataset; they stand one dataset after the other."""
+        return [int(entry["rows"]) for entry in self.origin]
 
 
-def open_data(folders: Sequence[str | Path], kind: str) -> Opened:
+@dataclass(slots=True)
+class _Wanted:
+    kind: str
+    labelled: bool
+    meta: bool
+    labels: tuple[str, ...] = field(default=())
+
+    @property
+    def columns(self) -> list[str]:
+        more = [name for name, needed in (("label", self.labelled), ("meta", self.meta)) if needed]
+        return ["id", "images", "image_size", "image_sha256", *COLUMNS[self.kind], *more]
+
+
+def open_data(
+    folders: Sequence[str | Path],
+    kind: str,
+    *,
+    labelled: bool = False,
+    meta: bool = False,
+    streaming: bool = False,
+) -> Opened:
     """Open converted datasets and join them.
 
     Args:
-        folders: shards folders.
+        folders: shards folders, or their addresses on an object store.
         kind: ``messages`` or ``preference``.
+        labelled: the rows' class comes along as ``label``.
+        meta: what was kept of the source comes along as ``meta``, JSON.
+        streaming: rows are read from the shards when they are asked for, not kept.
 
     Raises:
         MissingError: no such folder.
-        DataError: unfinished, empty, or of the other kind.
+        DataError: raw, unfinished, empty, of the other kind, without labels, or with those of other classes.
     """
     if not folders:
         raise ConfigError("no data given: expected --data with a folder that vlmdata convert wrote")
-    parts, origin = [], []
-    for folder in folders:
-        shards = open_shards(Path(folder))
-        if shards.kind != kind:
-            other = METHODS.get(shards.kind, "another command")
-            raise DataError(f"{folder} holds {shards.kind} rows, expected {kind}: train on it with vlmtrain {other}")
-        if not len(shards):
-            raise DataError(f"{folder} holds no rows")
-        parts.append(_read([str(path) for path in shards.files], kind))
-        manifest = (Path(folder) / MANIFEST).read_bytes()
-        origin.append(
-            {
-                "name": Path(folder).resolve().name,
-                "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
-                "source": shards.manifest.source,
-                "licence": shards.manifest.licence,
-                "rows": len(shards),
-            }
-        )
-    return Opened(concatenate_datasets(parts) if len(parts) > 1 else parts[0], origin)
+    wanted = _Wanted(kind, labelled, meta)
+    opened = [_open(folder, wanted, folders[0]) for folder in folders]
+    origin = [_origin(shards) for shards in opened]
+    if streaming:
+        files = [file for shards in opened for file in shards.files]
+        stream = Stream(files, wanted.columns, _features(files[0], wanted))
+        return Opened(stream.rows(), origin, wanted.labels, stream)
+    parts = [_read(shards.files, wanted) for shards in opened]
+    return Opened(concatenate_datasets(parts) if len(parts) > 1 else parts[0], origin, wanted.labels)
+
+
+def shared_images(train: Iterable[Sequence[str]], held: Sequence[Sequence[str]]) -> int:
+    """How many rows to evaluate on show an image that rows to train on show too.
+
+    Args:
+        train: the hashes of the images of each row.
+        held: the same of the rows to evaluate on; these alone are kept in memory.
+    """
+    wanted = {digest for digests in held for digest in digests}
+    both = {digest for digests in train for digest in digests if digest in wanted}
+    return sum(any(digest in both for digest in digests) for digests in held) if both else 0
 
 
 def hold_out(rows: Dataset, fraction: float, seed: int) -> tuple[list[int], list[int]]:
@@ -95,58 +130,74 @@ def hold_out(rows: Dataset, fraction: float, seed: int) -> tuple[list[int], list
     return train, sorted(held)
 
 
-class Grouped(Sampler[int]):
-    """Row order of an epoch, decided by seed and epoch; rows of like length stand together.
-
-    Rows are shuffled, cut into runs of 50 batches, sorted by length inside each run, and the batches are shuffled
-    again: as random as it can be at nearly no padding. A last, smaller batch stays last. Without lengths, a plain
-    shuffle.
-    """
-
-    def __init__(self, size: int, batch: int, seed: int, lengths: Sequence[int] | None) -> None:
-        """Take rows by number, ``batch`` of which share an optimizer forward."""
-        self.size, self.batch, self.seed, self.lengths, self.epoch = size, batch, seed, lengths, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order is to come next."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        """Rows in an epoch."""
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        """Row numbers."""
-        generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
-        order: list[int] = torch.randperm(self.size, generator=generator).tolist()
-        if self.lengths is None or self.batch >= self.size:
-            yield from order
-            return
-        lengths, run = self.lengths, 50 * self.batch
-        batches: list[list[int]] = []
-        for start in range(0, self.size, run):
-            part = sorted(order[start : start + run], key=lambda row: lengths[row], reverse=True)
-            batches += [part[i : i + self.batch] for i in range(0, len(part), self.batch)]
-        last = batches.pop() if len(batches[-1]) < self.batch else []
-        for place in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[place]
-        yield from last
+def _open(folder: str | Path, wanted: _Wanted, first: str | Path) -> Shards:
+    where = place(folder)
+    _check_converted(where)
+    shards = open_shards(where)
+    if shards.kind != wanted.kind:
+        other = METHODS.get(shards.kind, "another command")
+        raise DataError(f"{folder} holds {shards.kind} rows, expected {wanted.kind}: train on it with vlmtrain {other}")
+    if not len(shards):
+        raise DataError(f"{folder} holds no rows: vlmdata convert kept none, its rejects.jsonl says why")
+    if wanted.labelled:
+        names = shards.manifest.label_names
+        if not names:
+            raise DataError(
+                f"{folder} has no labels: expected data of food101 or imagefolder (a subfolder for each class)"
+            )
+        if wanted.labels and names != wanted.labels:
+            raise DataError(f"{folder} has other classes than {first}: {_strange(names, wanted.labels)}")
+        wanted.labels = names
+    return shards
 
 
-def _read(files: list[str], kind: str) -> Dataset:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _check_converted(where: Path) -> None:
+    """Say what a place without a manifest is: nothing, raw data, or a conversion that was stopped."""
+    if where.is_dir() and ((where / MANIFEST).is_file() or (where / PLAN).is_file()):
+        return
+    if not where.exists():
+        raise MissingError(f"no folder {where}; expected the --out folder of vlmdata convert")
+    convert = f"vlmdata convert SOURCE {where} --out shards/{where.stem}"
+    raise DataError(f"{where} is no converted dataset: convert it first, {convert} (vlmdata sources lists them)")
 
-    columns = ["id", "images", "image_size", "image_sha256", *COLUMNS[kind]]
-    schema = pq.read_schema(files[0])
-    missing = [name for name in columns if name not in schema.names]
+
+def _origin(shards: Shards) -> dict[str, Any]:
+    return {
+        "name": shards.path.name if is_remote(shards.path) else shards.path.resolve().name,
+        "manifest_sha256": hashlib.sha256((shards.path / MANIFEST).read_bytes()).hexdigest(),
+        "source": shards.manifest.source,
+        "licence": shards.manifest.licence,
+        "rows": len(shards),
+    }
+
+
+def _features(file: Path, wanted: _Wanted) -> Features:
+    with open_parquet(file) as parquet:
+        schema = parquet.schema_arrow
+    missing = [name for name in wanted.columns if name not in schema.names]
     if missing:
-        raise DataError(f"{files[0]} has no column {', '.join(missing)}: convert it again")
+        raise DataError(f"{file} has no column {', '.join(missing)}: convert it again")
     # Images stay encoded: they are decoded in the collator. Casting afterwards would copy them all.
     known = Features.from_arrow_schema(schema)
-    features = Features({name: known[name] for name in columns} | {"images": List(Image(decode=False))})
-    if sum(Path(file).stat().st_size for file in files) > IN_MEMORY_BYTES:
-        return Dataset.from_parquet(files, columns=columns, features=features)
+    return Features({name: known[name] for name in wanted.columns} | {"images": List(Image(decode=False))})
+
+
+def _read(files: list[Path], wanted: _Wanted) -> Dataset:
+    import pyarrow as pa
+
+    features = _features(files[0], wanted)
+    if sum(file.stat().st_size for file in files) > IN_MEMORY_BYTES and not is_remote(files[0]):
+        return Dataset.from_parquet([str(file) for file in files], columns=wanted.columns, features=features)
+    tables = []
+    for file in files:
+        with open_parquet(file) as parquet:
+            tables.append(parquet.read(columns=wanted.columns))
     # Tables stay apart: joining their columns into one chunk could pass the 2 GiB of 32-bit offsets.
-    table = pa.concat_tables([pq.read_table(file, columns=columns) for file in files])
-    return Dataset(table.cast(features.arrow_schema), info=DatasetInfo(features=features))
+    return Dataset(pa.concat_tables(tables).cast(features.arrow_schema), info=DatasetInfo(features=features))
+
+
+def _strange(names: Sequence[str], known: Sequence[str]) -> str:
+    if len(names) != len(known):
+        return f"{len(names)}, not {len(known)}"
+    place = next(index for index, pair in enumerate(zip(names, known, strict=True)) if pair[0] != pair[1])
+    return f"class {place} is {names[place]!r}, not {known[place]!r}"

@@ -9,30 +9,47 @@ second adapter is kept. TRL refuses its own option of that name for images. ``re
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from torch.utils.data import DataLoader
+import torch
 from trl import DPOConfig, DPOTrainer
 
-from vlmdata.atomic import write_json
 from vlmtrain.arguments import arguments
+from vlmtrain.auto_batch import attempts
 from vlmtrain.collate import PreferenceCollator
 from vlmtrain.job import Job
+from vlmtrain.keys import Preference
+from vlmtrain.mdpo import ConditionalCollator, ConditionalLoss, is_conditional
 from vlmtrain.model import quiet
+from vlmtrain.reference import precompute
 from vlmtrain.runs import RunResult
 from vlmtrain.training import attach, begin, run
-from vlmtrain.trl_seam import TrainerSeam, compact_lm_head, drop_reference_copy, reference_is_precomputed
+from vlmtrain.trl_seam import (
+    TrainerSeam,
+    compact_lm_head,
+    drop_reference_copy,
+    no_reference_model,
+    reference_is_precomputed,
+)
 
-__all__ = ["Trainer", "make_trainer", "train"]
+__all__ = ["ConditionalTrainer", "Trainer", "make_trainer", "train"]
 
 
 class Trainer(TrainerSeam, DPOTrainer):
     """DPOTrainer behind the seam."""
+
+    sides = 2
+
+    def reference_columns(self, batch: dict[str, Any]) -> list[torch.Tensor]:
+        """Log-probabilities of chosen and rejected under the reference, each ``[B]``."""
+        return list(self.compute_ref_log_probs(self.model, batch))
+
+
+class ConditionalTrainer(ConditionalLoss, Trainer):
+    """DPOTrainer behind the seam, with the terms of mDPO."""
 
 
 def train(
@@ -63,85 +80,72 @@ def train(
     Raises:
         VlmError: anything the caller can put right, before training starts.
     """
-    job = begin(
-        "dpo",
-        data=[data] if isinstance(data, str | Path) else data,
-        out=out,
-        eval_data=eval_data,
-        recipe=recipe,
-        sets=sets,
-        resume=resume,
-        overwrite=overwrite,
-        progress=progress,
-        options=options,
-    )
-    return job if isinstance(job, RunResult) else run(make_trainer(job), job)
+    sets = tuple(sets)
+
+    def prepare(batch: tuple[int, int] | None) -> Job | RunResult:
+        return begin(
+            "dpo",
+            data=[data] if isinstance(data, str | Path) else data,
+            out=out,
+            eval_data=eval_data,
+            recipe=recipe,
+            sets=sets,
+            resume=resume and batch is None,
+            overwrite=overwrite or batch is not None,
+            progress=progress,
+            batch=batch,
+            options=options,
+        )
+
+    return attempts(prepare, lambda job: run(make_trainer(job), job))
 
 
 def make_trainer(job: Job) -> Trainer:
     """The trainer of a prepared job, ready to ``train``; reference log-probabilities are computed here."""
     preference = job.config.preference
     assert preference is not None
-    with quiet():
-        trainer = Trainer(
+    collator = _collator(job, preference)
+    live = preference.reference == "live"
+    whole = job.config.lora.tuner == "full"
+    with quiet(), no_reference_model():
+        trainer = (ConditionalTrainer if is_conditional(preference) else Trainer)(
             model=job.loaded.model,
+            ref_model=copy.deepcopy(job.loaded.model).requires_grad_(False) if whole and live else None,
             args=DPOConfig(
                 **arguments(job),
                 beta=preference.beta,
                 loss_type=list(preference.loss_type),
                 loss_weights=list(preference.loss_weights) or None,
                 label_smoothing=preference.label_smoothing,
+                ld_alpha=preference.ld_alpha,
+                f_divergence_type=preference.f_divergence_type,
+                f_alpha_divergence_coef=preference.f_alpha_divergence_coef,
+                discopop_tau=preference.discopop_tau,
+                use_weighting=preference.use_weighting,
             ),
             train_dataset=job.rows,
             eval_dataset=job.eval_rows,
-            data_collator=PreferenceCollator(job.loaded.processor, job.loaded.family),
+            data_collator=collator,
             processing_class=job.loaded.processor,
             peft_config=job.lora,
         )
         attach(trainer, job)
-        if preference.reference == "precompute":
+        if not live:
             with compact_lm_head(job.config.training.compact_head):
-                trainer.data_collator.reference = _reference(trainer, job)
-            reference_is_precomputed(trainer)
+                found = precompute(trainer, job)
+            collator.reference = {row: (figures[0], figures[1]) for row, figures in found.items()}
+            if isinstance(collator, ConditionalCollator):
+                collator.corrupted_reference = {row: figures[2] for row, figures in found.items()}
             drop_reference_copy(trainer)
+        if isinstance(trainer, ConditionalTrainer):
+            trainer.preference, trainer.live = preference, live
+        if not live or is_conditional(preference):
+            reference_is_precomputed(trainer)
     return trainer
 
 
-def _reference(trainer: Trainer, job: Job) -> dict[int, tuple[float, float]]:
-    """The reference's log-probabilities by row number; a killed run finds those it had computed."""
-    file = job.folder.checkpoints / "reference.json"
-    parts = [rows for rows in (job.rows, job.eval_rows) if rows is not None]
-    key = hashlib.sha256(json.dumps([job.identity, [list(rows["row"]) for rows in parts]]).encode()).hexdigest()
-    if file.is_file():
-        known = json.loads(file.read_text(encoding="utf-8"))
-        if known["key"] == key:
-            return {row: (chosen, rejected) for row, chosen, rejected in known["logps"]}
-    logps: dict[int, tuple[float, float]] = {}
-    job.reporter.open("reference", sum(map(len, parts)))
-    try:
-        for rows in parts:
-            for numbers, chosen, rejected in _passes(trainer, job, rows):
-                logps |= zip(numbers, zip(chosen, rejected, strict=True), strict=True)
-                job.reporter.advance(len(logps))
-    finally:
-        job.reporter.close()
-    write_json(file, {"key": key, "logps": [[row, *pair] for row, pair in sorted(logps.items())]})
-    return logps
-
-
-def _passes(trainer: Trainer, job: Job, rows: Dataset) -> Iterator[tuple[list[int], list[float], list[float]]]:
-    """Row numbers of a batch and their log-probabilities; rows of like length together."""
-    lengths, numbers = list(rows["length"]), list(rows["row"])
-    order = sorted(range(len(rows)), key=lambda place: lengths[place])
-    size = job.config.training.batch_size
-    loader = DataLoader(
-        rows,
-        batch_size=size,
-        sampler=order,
-        collate_fn=trainer.data_collator,
-        num_workers=trainer.args.dataloader_num_workers,
-    )
-    for start, batch in zip(range(0, len(order), size), loader, strict=True):
-        moved = {key: value.to(trainer.args.device) for key, value in batch.items()}
-        chosen, rejected = trainer.compute_ref_log_probs(trainer.model, moved)
-        yield [numbers[place] for place in order[start : start + size]], chosen.tolist(), rejected.tolist()
+def _collator(job: Job, preference: Preference) -> PreferenceCollator:
+    processor, family = job.loaded.processor, job.loaded.family
+    if preference.image_weight:
+        return ConditionalCollator(processor, family, preference.image_corruption, job.config.training.seed)
+    return PreferenceCollator(processor, family)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,15 +12,24 @@ from typing import Any
 import torch
 
 from vlmdata.atomic import sha256_file, write_json
-from vlmdata.errors import ConfigError, DependencyError
+from vlmdata.errors import ConfigError
 from vlmdata.licences import non_commercial
 from vlmtrain import config as configs
-from vlmtrain.adapters import adapter_folder, read_run
+from vlmtrain import distributed
+from vlmtrain.adapters import adapter_file, adapter_folder, recorded_settings
+from vlmtrain.auto_batch import settled
+from vlmtrain.bad_rows import Ledger
 from vlmtrain.config import Config
 from vlmtrain.data import Opened, open_data
+from vlmtrain.hub import check_access
+from vlmtrain.mixing import check_weights
 from vlmtrain.model import Loaded
+from vlmtrain.optimizers import available
 from vlmtrain.progress import Reporter
 from vlmtrain.runs import RunFolder, RunResult
+from vlmtrain.streaming import Fitting
+from vlmtrain.tuning import check_tuner, whole_parts
+from vlmtrain.watching.checks import check as check_watching
 
 __all__ = ["Job", "Opening", "open_run", "start"]
 
@@ -36,6 +45,12 @@ class Job:
         checkpoint: to go on from.
         identity: what the run is, for ``--resume`` and ``vlmtrain.json``.
         counts: rows read, kept, shrunk, dropped.
+        lora: peft's configuration of a new adapter.
+        initial: its first weights, where what was learned is the difference to them.
+        sizes: rows of each training dataset as opened; the column ``row`` counts through them.
+        fitting: the length policy of rows that are streamed.
+        ledger: of rows that turn out to be unreadable.
+        processes: how many share each optimizer step.
     """
 
     config: Config
@@ -48,6 +63,11 @@ class Job:
     identity: dict[str, Any]
     counts: dict[str, Any]
     lora: Any = None
+    initial: Any = None
+    sizes: list[int] = field(default_factory=list)
+    fitting: Fitting | None = None
+    ledger: Ledger | None = None
+    processes: int = 1
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -64,6 +84,7 @@ class Opening:
         kind: of the data, ``messages`` or ``preference``.
         recorded: the configuration as the run folder keeps it.
         data: the datasets to train on; ``eval_data`` those to evaluate on, where they are given.
+        asked_batch: rows of a forward and forwards of a step that the user asked for, where memory made them others.
     """
 
     config: Config
@@ -73,6 +94,7 @@ class Opening:
     recorded: dict[str, Any]
     data: Opened
     eval_data: Opened | None
+    asked_batch: tuple[int, int] | None = None
 
 
 def open_run(
@@ -86,32 +108,59 @@ def open_run(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    batch: tuple[int, int] | None = None,
     options: Mapping[str, Any],
 ) -> Opening | RunResult:
     """Check everything that can be checked without a model; a finished run that is resumed is given back.
 
+    Args:
+        method: ``sft``, ``dpo``, ``kto`` or ``classify``.
+        data: shards folders.
+        out: the run folder.
+        eval_data: shards folders to evaluate on.
+        recipe: packaged recipe or YAML file to start from.
+        sets: ``key=value`` strings.
+        resume: go on with a run that was killed.
+        overwrite: replace a run that is there.
+        progress: show what goes on.
+        options: configuration keys.
+        batch: rows of a forward and forwards of a step, in place of the configuration's (``vlmtrain.auto_batch``).
+
     Raises:
         VlmError: anything that cannot work.
     """
-    config = configs.resolve(method, options, recipe=recipe, sets=sets)
+    config = _without_precompute(configs.resolve(method, options, recipe=recipe, sets=sets))
     if config.base.adapter and Path(config.base.adapter).resolve() == Path(out).resolve():
         raise ConfigError(f"--out {out} is the adapter that is to be trained further: choose another folder")
     if config.training.eval_fraction and eval_data:
         raise ConfigError("--eval-data and --eval-fraction exclude each other")
-    folder = RunFolder(out, overwrite=overwrite, resume=resume)
+    _check_streaming(config)
+    distributed.begin()
+    folder = distributed.first(lambda: RunFolder(out, overwrite=overwrite, resume=resume))
+    config, instead = available(whole_parts(config))
+    config, asked_batch = settled(config, batch, Path(out) if resume else None)
     recorded = _recorded(config)
-    done = folder.finished(recorded)
+    check_tuner(config)
+    check_watching(config, bool(eval_data or config.training.eval_fraction))
+    if config.watching.push_to_hub:
+        check_access(config.watching.push_to_hub)
+    labelled_answers = config.unpaired is not None and config.unpaired.label_by
+    kind = "messages" if labelled_answers else KINDS[method]
+    labelled = method == "classify"
+    opened = open_data(data, kind, labelled=labelled, meta=config.reads_meta, streaming=config.rows.streaming)
+    check_weights(config.rows.data_weights, [entry["name"] for entry in opened.origin])
+    opened_eval = open_data(eval_data, kind, labelled=labelled, meta=config.reads_meta) if eval_data else None
+    origins = {"data": opened.origin, "eval_data": opened_eval.origin if opened_eval else []}
+    done = distributed.first(lambda: folder.finished(recorded, origins))
     if done:
         return done
-    _check_optimizer(config)
-    kind = KINDS[method]
-    opened = open_data(data, kind)
-    opened_eval = open_data(eval_data, kind) if eval_data else None
-    reporter = Reporter(folder.log, show=progress)
+    reporter = Reporter(folder.log, show=progress and distributed.is_first(), write=distributed.is_first())
+    if instead:
+        reporter.say(instead)
     for entry in opened.origin:
         if non_commercial(entry["licence"]):
             reporter.say(f"{entry['name']}: licence {entry['licence']}, NOT for commercial use")
-    return Opening(config, folder, reporter, kind, recorded, opened, opened_eval)
+    return Opening(config, folder, reporter, kind, recorded, opened, opened_eval, asked_batch)
 
 
 def start(
@@ -123,6 +172,7 @@ def start(
     *,
     lora: Any = None,
     dropped: Sequence[Mapping[str, Any]] = (),
+    fitting: Fitting | None = None,
 ) -> Job:
     """Claim the run folder and find the checkpoint to go on from.
 
@@ -134,12 +184,13 @@ def start(
         counts: rows read, kept, shrunk, dropped.
         lora: peft's configuration of a new adapter.
         dropped: id, reason and detail of each row that is left out.
+        fitting: the length policy of rows that are streamed.
 
     Raises:
         ConfigError: ``--resume`` with something else than the run was started with.
     """
     folder = opening.folder
-    identity = {
+    identity: dict[str, Any] = {
         "config": opening.recorded,
         "base": loaded.base,
         "base_hash": loaded.base_hash,
@@ -147,22 +198,59 @@ def start(
         "data": opening.data.origin,
         "eval_data": opening.eval_data.origin if opening.eval_data else [],
     }
-    checkpoint = folder.start(identity, torch.get_num_threads())
+    if opening.asked_batch:
+        identity["asked_batch"] = list(opening.asked_batch)
+    checkpoint, threads = distributed.first(lambda: _claim(opening, identity, dropped))
     # Sums come out bit by bit the same with the same number of threads only.
-    torch.set_num_threads(folder.threads())
-    if dropped:
-        write_json(folder.path / "dropped.json", list(dropped))
+    torch.set_num_threads(threads)
     job = Job(opening.config, folder, loaded, opening.reporter, rows, eval_rows, checkpoint, identity, counts, lora)
+    job.sizes, job.fitting, job.processes = opening.data.sizes, fitting, distributed.world()
+    fail = opening.config.rows.on_bad_row == "fail"
+    job.ledger = Ledger(folder.path / "bad_rows.jsonl", opening.reporter.say, fail=fail)
     _announce(job)
     return job
 
 
-def _check_optimizer(config: Config) -> None:
-    if config.training.optimizer == "adamw_8bit":
-        try:
-            import bitsandbytes  # noqa: F401
-        except ImportError:
-            raise DependencyError("bitsandbytes", "quant", "optimizer adamw_8bit") from None
+def _claim(
+    opening: Opening, identity: Mapping[str, Any], dropped: Sequence[Mapping[str, Any]]
+) -> tuple[Path | None, int]:
+    """Checkpoint to go on from, and the number of threads the run was started with."""
+    folder = opening.folder
+    checkpoint, faults = folder.start(identity, torch.get_num_threads(), distributed.world())
+    for fault in faults:
+        opening.reporter.say(fault)
+    if dropped:
+        write_json(folder.path / "dropped.json", list(dropped))
+    return checkpoint, folder.threads()
+
+
+def _without_precompute(config: Config) -> Config:
+    """With streaming the reference is asked live: beforehand would be one more pass over data that is not kept."""
+    if not config.rows.streaming:
+        return config
+    changed = {}
+    for name in ("preference", "unpaired"):
+        group = getattr(config, name)
+        if group is not None and group.reference == "precompute":
+            if "reference" in config.given:
+                raise ConfigError("reference=precompute goes through all rows before training: not with streaming")
+            changed[name] = dataclasses.replace(group, reference="live")
+    return dataclasses.replace(config, **changed)
+
+
+def _check_streaming(config: Config) -> None:
+    if not config.rows.streaming:
+        if "shuffle_buffer" in config.asked:
+            raise ConfigError("shuffle_buffer is for streaming=true: without it all rows are shuffled")
+        return
+    if config.training.eval_fraction:
+        raise ConfigError("--eval-fraction needs all rows at hand: with streaming, vlmdata split and --eval-data")
+    if config.method == "classify":
+        raise ConfigError("streaming is for models that read text: vlmtrain classify keeps its rows")
+    if config.supervision and config.supervision.weight_by:
+        raise ConfigError("weight_by needs all rows at hand: leave out streaming")
+    if config.unpaired:
+        raise ConfigError("streaming is for sft and dpo: vlmtrain kto looks for each row's partner among all of them")
 
 
 def _recorded(config: Config) -> dict[str, Any]:
@@ -170,17 +258,14 @@ def _recorded(config: Config) -> dict[str, Any]:
     flat = config.to_json()
     if config.base.adapter is None:
         return flat
-    before = read_run(config.base.adapter).get("config", {})
-    own = json.loads((adapter_folder(config.base.adapter) / "adapter_config.json").read_text(encoding="utf-8"))
-    flat |= {key: own.get(key) for key in ("lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "bias")}
-    return {**flat, "lora_r": own.get("r"), "rslora": own.get("use_rslora"), "parts": before.get("parts")}
+    return {**flat, **recorded_settings(config.base.adapter)}
 
 
 def _adapter_identity(adapter: str | None) -> dict[str, str] | None:
     if adapter is None:
         return None
     name = Path(adapter).resolve().name if Path(adapter).is_dir() else adapter
-    return {"name": name, "sha256": sha256_file(adapter_folder(adapter) / "adapter_model.safetensors")}
+    return {"name": name, "sha256": sha256_file(adapter_file(adapter_folder(adapter)))}
 
 
 def _announce(job: Job) -> None:

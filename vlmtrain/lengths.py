@@ -14,14 +14,18 @@ from typing import Any
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from vlmdata.errors import DataError, choices
-from vlmtrain.chat import add_special_tokens, has_image_mark, render
+from vlmtrain.chat import has_image_mark, image_mark
+from vlmtrain.collate import Said, rendered
+from vlmtrain.encode import text_length
 from vlmtrain.family import Family
 from vlmtrain.trl_seam import image_tokens
 
-__all__ = ["Fit", "context_length", "fit"]
+__all__ = ["Fit", "context_length", "fit", "policy"]
 
 Size = tuple[int, int]
+Refusal = Callable[[Mapping[str, Any]], tuple[str, str] | None]
 SPANS = List(List(Value("int32")))
+_PREFIXES = {"messages": ("",), "preference": ("chosen_", "rejected_")}
 
 
 @dataclass(slots=True)
@@ -36,7 +40,7 @@ class Fit:
         tokens: tokens of all kept rows; ``image`` ones among them.
     """
 
-    rows: Dataset
+    rows: Any
     read: int
     shrunk: int = 0
     dropped: list[tuple[str, str, str]] = field(default_factory=list)
@@ -74,6 +78,7 @@ def fit(
     on_long: str,
     first: int = 0,
     progress: Callable[[int], None] | None = None,
+    refuse: Refusal | None = None,
 ) -> Fit:
     """Render all rows, count their tokens and apply the length policy.
 
@@ -87,18 +92,22 @@ def fit(
             ``drop`` drops it; ``fail`` raises.
         first: number of the first row, for the ``row`` column.
         progress: told the number of rows done, now and then.
+        refuse: gives (reason, detail) for a row, columns without images, that the method cannot use.
 
     Raises:
         DataError: with ``fail`` the rows that do not fit; else when no row is left.
     """
-    count = _Counter(processor)
+    count = _Counter(processor, family)
     result = Fit(rows, len(rows))
     kept: list[int] = []
     added: dict[str, list[Any]] = {name: [] for name in _added_features(kind)}
     done = 0
     for batch in rows.remove_columns(["images", "image_sha256"]).iter(batch_size=256):
         for row in _rows(batch):
-            entry = _fit_row(row, kind, processor, family, count, max_length, on_long, result)
+            fault = refuse(row) if refuse else None
+            if fault is not None:
+                result.dropped.append((row["id"], *fault))
+            entry = None if fault else _fit_row(row, kind, processor, family, count, max_length, on_long, result)
             if entry is not None:
                 kept.append(done)
             for name, column in added.items():
@@ -121,16 +130,42 @@ def fit(
     return result
 
 
+def policy(
+    kind: str,
+    processor: Any,
+    family: Family,
+    *,
+    max_length: int | None,
+    on_long: str,
+    refuse: Refusal | None = None,
+) -> Callable[[Mapping[str, Any]], dict[str, Any] | tuple[str, str]]:
+    """The same for rows that come one by one: what is added to a row, or (reason, detail) why it is left out.
+
+    Args:
+        kind: of the rows, ``messages`` or ``preference``.
+        processor: image budget set.
+        family: the model's family.
+        max_length: most tokens of a row.
+        on_long: as for :func:`fit`; ``fail`` is for the caller, who is told of the row.
+        refuse: gives (reason, detail) for a row that the method cannot use.
+    """
+    count = _Counter(processor, family)
+
+    def apply(row: Mapping[str, Any]) -> dict[str, Any] | tuple[str, str]:
+        fault = refuse(row) if refuse else None
+        if fault is not None:
+            return fault
+        result = Fit(None, 1)
+        entry = _fit_row(row, kind, processor, family, count, max_length, on_long, result)
+        return entry if entry is not None else result.dropped[0][1:]
+
+    return apply
+
+
 def _added_features(kind: str) -> dict[str, Any]:
     common: dict[str, Any] = {"row": Value("int64"), "length": Value("int32"), "image_scale": Value("float64")}
-    if kind == "messages":
-        return {**common, "text": Value("string"), "answers": SPANS}
-    sides = ("chosen", "rejected")
-    return {
-        **common,
-        **{f"{side}_text": Value("string") for side in sides},
-        **{f"{side}_answers": SPANS for side in sides},
-    }
+    said = {"text": Value("string"), "answers": SPANS, "begin": Value("int32")}
+    return {**common, **{f"{prefix}{name}": kind_ for prefix in _PREFIXES[kind] for name, kind_ in said.items()}}
 
 
 def _fit_row(
@@ -148,7 +183,7 @@ def _fit_row(
     fault = _unreadable(row, kind, processor, family, sizes, count)
     if fault is None:
         try:
-            entry, text_tokens = _render(row, kind, processor)
+            entry, text_tokens = _render(row, kind, processor, family)
         except DataError as error:
             result.dropped.append((row["id"], "template", str(error)))
             return None
@@ -174,7 +209,7 @@ def _unreadable(
 ) -> tuple[str, str] | None:
     turns = row["messages"] if kind == "messages" else [*row["prompt"], *row["chosen"], *row["rejected"]]
     if has_image_mark(processor, turns):
-        return "image_mark", f"a text contains {processor.image_token!r}, this model's image token"
+        return "image_mark", f"a text contains {image_mark(processor)!r}, this model's image token"
     if family.max_images is not None and len(sizes) > family.max_images:
         return "too_many_images", f"{len(sizes)} images, this family takes {family.max_images}"
     places = sum(part["type"] == "image" for turn in turns for part in turn["content"])
@@ -188,37 +223,27 @@ def _unreadable(
     return None
 
 
-def _render(row: Mapping[str, Any], kind: str, processor: Any) -> tuple[dict[str, Any], int]:
-    """Rendered texts with answer spans, and the longest text's tokens without placeholders."""
-    if kind == "messages":
-        rendered = render(processor, row["messages"])
-        return {"text": rendered.text, "answers": rendered.answers}, _text_tokens(processor, rendered.text, row)
+def _render(row: Mapping[str, Any], kind: str, processor: Any, family: Family) -> tuple[dict[str, Any], int]:
+    """Rendered texts with answer spans, and the longest text's tokens without those of images."""
     entry: dict[str, Any] = {}
     longest = 0
-    for side in ("chosen", "rejected"):
-        rendered = render(processor, [*row["prompt"], *row[side]])
-        turns = sum(message["role"] == "assistant" for message in row[side])
-        # Assistant turns of the prompt are context, not what is preferred.
-        entry |= {f"{side}_text": rendered.text, f"{side}_answers": rendered.answers[-turns:]}
-        longest = max(longest, _text_tokens(processor, rendered.text, row))
+    for prefix in _PREFIXES[kind]:
+        said = rendered(processor, row, prefix.removesuffix("_") or None)
+        entry |= {f"{prefix}{name}": value for name, value in zip(Said._fields, said, strict=True)}
+        longest = max(longest, text_length(processor, family, said.text, len(row["image_size"])))
     return entry, longest
-
-
-def _text_tokens(processor: Any, text: str, row: Mapping[str, Any]) -> int:
-    ids = processor.tokenizer(text, add_special_tokens=add_special_tokens(processor, text))["input_ids"]
-    return len(ids) - len(row["image_size"])
 
 
 class _Counter:
     """Image tokens by size, each size computed once."""
 
-    def __init__(self, processor: Any) -> None:
-        self.processor = processor
+    def __init__(self, processor: Any, family: Family) -> None:
+        self.processor, self.family = processor, family
         self.known: dict[Size, int] = {}
 
     def image(self, size: Size) -> int:
         if size not in self.known:
-            self.known[size] = image_tokens(self.processor, [size])[0]
+            self.known[size] = image_tokens(self.processor, [size], self.family)[0]
         return self.known[size]
 
     def shrink(self, sizes: Sequence[Size], room: int) -> float:
@@ -226,7 +251,8 @@ class _Counter:
 
         def fits(step: int) -> bool:
             try:
-                return sum(image_tokens(self.processor, [_scaled(s, step / 64) for s in sizes])) <= room
+                smaller = [_scaled(size, step / 64) for size in sizes]
+                return sum(image_tokens(self.processor, smaller, self.family)) <= room
             except ValueError:
                 return False
 

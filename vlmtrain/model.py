@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-import warnings
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from vlmdata.errors import ConfigError, DependencyError, MissingError
+from vlmdata.errors import ConfigError
+from vlmtrain import classifiers
 from vlmtrain import family as families
 from vlmtrain.adapters import adapter_folder, apply_adapter, check_base, read_run
+from vlmtrain.bases import (
+    DTYPES,
+    TINY,
+    Base,
+    check_numbers,
+    fingerprint,
+    fit_threads,
+    load_base,
+    locate,
+    named,
+    recorded_name,
+)
 from vlmtrain.family import Family
+from vlmtrain.image_settings import change_images
+from vlmtrain.quantization import QUANTIZE
+from vlmtrain.saving import quiet, save
 
 __all__ = [
     "DTYPES",
@@ -24,6 +35,7 @@ __all__ = [
     "TINY",
     "fingerprint",
     "load",
+    "load_processor",
     "locate",
     "quiet",
     "read_run",
@@ -31,10 +43,6 @@ __all__ = [
     "save",
     "set_budget",
 ]
-
-TINY = "vlmtrain:tiny"
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTIZE = ("none", "8bit", "4bit")
 
 
 @dataclass(slots=True)
@@ -47,6 +55,7 @@ class Loaded:
         family: the model's family.
         base: the base model's name as it is recorded: a hub id, ``vlmtrain:tiny`` or a folder's own name, never a path.
         base_hash: fingerprint of the base's weights, see :func:`fingerprint`.
+        new_head: a classifier's head has no trained weights yet.
     """
 
     model: Any
@@ -54,6 +63,7 @@ class Loaded:
     family: Family
     base: str
     base_hash: str
+    new_head: bool = False
 
 
 def load(
@@ -62,10 +72,14 @@ def load(
     *,
     dtype: str = "auto",
     quantize: str = "none",
+    quantize_parts: Sequence[str] | None = None,
     device: str | None = None,
     max_image_tokens: int | None = None,
+    image_processor: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
     trainable: bool = False,
+    task: str | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Loaded:
     """Load a base model and, on top of it, an adapter.
 
@@ -74,14 +88,19 @@ def load(
         adapter: a run folder, or any PEFT adapter folder.
         dtype: ``auto`` keeps the type of the checkpoint.
         quantize: ``8bit`` or ``4bit`` load the base through bitsandbytes.
+        quantize_parts: the parts of the base that this is done to; None is those the adapter was trained with, else
+            the language model.
         device: None is the accelerator where there is one, else the CPU.
         max_image_tokens: most tokens one image may take.
+        image_processor: settings of the image processor that are to be others than those it comes with.
         trust_remote_code: run code that comes with a hub model.
         trainable: the adapter is to be trained further.
+        task: refuse families of another task; see ``Family.task``.
+        labels: names of the classes an image classifier is to tell apart; None takes its own.
 
     Raises:
-        ConfigError: not a vision-language model, an unknown family, a processor without images, an adapter that
-            belongs to another base, or a device that cannot do what was asked.
+        ConfigError: not a vision-language model or image classifier, an unknown family, a processor without images,
+            an adapter that belongs to another base, or a device that cannot do what was asked.
         MissingError: no such model or adapter.
         DependencyError: quantization without bitsandbytes.
     """
@@ -90,60 +109,47 @@ def load(
 
     name = _base_name(model, adapter)
     source = locate(name)
+    if quantize_parts is None:
+        quantize_parts = _quantized_parts(adapter)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cpu":
-        _fit_threads()
-    _check_numbers(dtype, quantize, device)
+        fit_threads()
+    check_numbers(dtype, quantize, quantize_parts, device)
     with quiet():
-        with _named(name):
+        with named(name):
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         family = families.for_model(config, name)
         folder = adapter_folder(adapter) if adapter else None
-        own = folder is not None and (folder / "processor_config.json").is_file()
-        processor = _load_processor(str(folder) if own else source, family, name, trust_remote_code)
+        classifiers.check_task(family, task, name)
+        classify = family.task == "classify"
+        processor = _read_processor(folder, source, family, name, trust_remote_code)
+        if image_processor:
+            change_images(processor, image_processor)
         if max_image_tokens is not None:
             set_budget(processor, family, max_image_tokens)
         base_hash = fingerprint(source)
         if folder is not None:
             check_base(folder, name, recorded_name(name), base_hash)
-        net = _load_base(source, name, family, dtype, quantize, device, trust_remote_code)
-        _align_tokens(net, processor)
-        if device.startswith("cuda") and net.dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(False):
-            raise ConfigError(f"the weights of {name} are bfloat16, which this GPU has not: --dtype float16 or float32")
+        trained, other_head = None, False
+        if classify:
+            trained = classifiers.adapter_classes(folder, family) if folder is not None else None
+            classifiers.check_classes(labels, trained, str(adapter))
+            other_head = classifiers.fit_config(config, family, trained or labels, name)
+        shape = {"config": config, "ignore_mismatched_sizes": True} if other_head else {}
+        base = Base(source, name, family, config, trust_remote_code)
+        net = load_base(base, dtype, device, quantize=quantize, quantize_parts=quantize_parts, shape=shape)
+        if other_head:
+            net.config.architectures = [type(net).__name__]
+        if not classify:
+            _align_tokens(net, processor)
+        if family.prepare_model is not None:
+            family.prepare_model(net, processor)
+        _check_weights(net, name, device)
         if folder is not None:
-            net = apply_adapter(net, folder, name, trainable)
+            net = apply_adapter(net, folder, name, family, trainable)
     if not trainable:
         net.eval()
-    return Loaded(net, processor, family, recorded_name(name), base_hash)
-
-
-def locate(name: str) -> str:
-    """What transformers is to load for a model's name: a folder or a hub id.
-
-    Raises:
-        MissingError: the name means a folder, and there is none.
-        ConfigError: the folder is an adapter, not a model.
-    """
-    if name == TINY:
-        folder = resources.files("vlmtrain") / "tiny" / "model"
-        if not (folder / "config.json").is_file():
-            raise MissingError(f"{TINY} is not in this installation: vlmtrain/tiny/model is missing")
-        return str(folder)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            if (path / "adapter_config.json").is_file():
-                raise ConfigError(f"{name} is an adapter, not a model: give it as --adapter")
-            raise MissingError(f"{name} is not a model folder: it has no config.json")
-        return str(path)
-    if name.startswith((".", "/", "~")) or name.count("/") != 1 or path.is_file():
-        raise MissingError(f"no model {name!r}: expected {TINY}, a model folder or a hub id like ORG/NAME")
-    return name
-
-
-def recorded_name(name: str) -> str:
-    """A model's name as it may be written into a run folder: a local folder loses its path."""
-    return Path(name).expanduser().resolve().name if Path(name).expanduser().is_dir() else name
+    return Loaded(net, processor, family, recorded_name(name), base_hash, other_head and trained is None)
 
 
 def set_budget(processor: Any, family: Family, max_image_tokens: int) -> None:
@@ -157,7 +163,7 @@ def set_budget(processor: Any, family: Family, max_image_tokens: int) -> None:
     from vlmtrain.trl_seam import image_tokens
 
     def count(width: int, height: int) -> int:
-        return image_tokens(processor, [(width, height)])[0]
+        return image_tokens(processor, [(width, height)], family)[0]
 
     if family.set_budget is not None:
         family.set_budget(processor, max_image_tokens, count)
@@ -167,73 +173,25 @@ def set_budget(processor: Any, family: Family, max_image_tokens: int) -> None:
         raise ConfigError(f"an image always takes {fixed} tokens here; --max-image-tokens {max_image_tokens} is less")
 
 
-def fingerprint(source: str) -> str:
-    """A hash that tells two bases apart without reading all of their weights.
+def _check_weights(net: Any, name: str, device: str) -> None:
+    import torch
 
-    Over every safetensors (or torch) file: its header (names, shapes, types), its size and three samples of 64 KiB.
-
-    Args:
-        source: a model folder, or the id of a hub model that has been loaded before.
-    """
-    folder = Path(source)
-    if not folder.is_dir():
-        from transformers.utils import cached_file
-
-        folder = Path(str(cached_file(source, "config.json"))).parent
-    digest = hashlib.sha256()
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    for path in files or [folder / "config.json"]:
-        size = path.stat().st_size
-        digest.update(f"{size}\n".encode())
-        with path.open("rb") as stream:
-            header = int.from_bytes(stream.read(8), "little") if path.suffix == ".safetensors" else 0
-            for start in (0, 8 + header, (size + header) // 2, size - (64 << 10)):
-                stream.seek(max(0, start))
-                digest.update(stream.read(64 << 10))
-    return digest.hexdigest()
+    if device.startswith("cuda") and net.dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(False):
+        raise ConfigError(f"the weights of {name} are bfloat16, which this GPU has not: --dtype float16 or float32")
 
 
-def save(model: Any, processor: Any, out: Path, base: str) -> None:
-    """Write an adapter, or a full model, with its processor and generation config into a folder.
-
-    Args:
-        model: a ``PeftModel`` (its ``default`` adapter is written) or a transformers model.
-        processor: written beside it, chat template included.
-        out: the folder; made if it is not there.
-        base: the base model's recorded name.
-    """
-    from peft import PeftModel
-
-    out.mkdir(parents=True, exist_ok=True)
-    with quiet():
-        if isinstance(model, PeftModel):
-            model.peft_config["default"].base_model_name_or_path = base
-            model.save_pretrained(str(out), selected_adapters=["default"], save_embedding_layers=False)
-            # peft's own card names the folder the base was loaded from.
-            (out / "README.md").unlink(missing_ok=True)
-            model.get_base_model().generation_config.save_pretrained(str(out))
-        else:
-            model.save_pretrained(str(out))
-        processor.save_pretrained(str(out))
+def _quantized_parts(adapter: str | Path | None) -> tuple[str, ...]:
+    before = read_run(adapter).get("config", {}) if adapter else {}
+    return tuple(before.get("quantize_parts", ("language",)))
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and notes of the libraries; warnings of ours and errors pass."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    with warnings.catch_warnings():
-        for module in ("transformers", "peft", "trl", "torch", "accelerate", "bitsandbytes", "huggingface_hub"):
-            warnings.filterwarnings("ignore", module=rf"{module}(\..*)?")
-        try:
-            yield
-        finally:
-            logging.set_verbosity(level)
-            if bars:
-                logging.enable_progress_bar()
+def _read_processor(folder: Path | None, source: str, family: Family, name: str, trust_remote_code: bool) -> Any:
+    """The adapter's own processor where it has one, else the base's."""
+    classify = family.task == "classify"
+    saved = "preprocessor_config.json" if classify else "processor_config.json"
+    own = folder is not None and (folder / saved).is_file()
+    read = classifiers.load_image_processor if classify else load_processor
+    return read(str(folder) if own else source, family, name, trust_remote_code)
 
 
 def _base_name(model: str | None, adapter: str | Path | None) -> str:
@@ -249,51 +207,16 @@ def _base_name(model: str | None, adapter: str | Path | None) -> str:
     return str(base)
 
 
-def _fit_threads() -> None:
-    """No more threads than a container may use: torch counts the machine's cores, and waiting ones slow the others."""
-    import torch
+def load_processor(source: str, family: Family, name: str, trust_remote_code: bool = False) -> Any:
+    """The processor of a text model: with chat template and padding token, mended by its family.
 
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        allowed = max(1, int(quota) // int(period))
-    except (OSError, ValueError):
-        return
-    if "OMP_NUM_THREADS" not in os.environ and allowed < torch.get_num_threads():
-        torch.set_num_threads(allowed)
-
-
-def _check_numbers(dtype: str, quantize: str, device: str) -> None:
-    import torch
-
-    if dtype not in DTYPES:
-        raise ConfigError(f"no dtype {dtype!r}; valid: {', '.join(DTYPES)}")
-    if quantize not in QUANTIZE:
-        raise ConfigError(f"no quantization {quantize!r}; valid: {', '.join(QUANTIZE)}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("device cuda was asked for, and there is none")
-    if dtype == "bfloat16" and device.startswith("cuda") and not torch.cuda.is_bf16_supported(False):
-        raise ConfigError(f"{torch.cuda.get_device_name(0)} has no bfloat16: use --dtype float16 or float32")
-    if quantize != "none":
-        try:
-            import bitsandbytes  # noqa: F401
-        except ImportError:
-            raise DependencyError("bitsandbytes", "quant", f"--quantize {quantize}") from None
-
-
-@contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Turn the libraries' long answers about a model that cannot be had into one line."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        first = " ".join(str(error).split()).split(". ")[0]
-        raise MissingError(f"model {name!r} cannot be loaded: {first}") from error
-
-
-def _load_processor(source: str, family: Family, name: str, trust_remote_code: bool) -> Any:
+    Raises:
+        ConfigError: it does not take images with text, or has no fast tokenizer.
+        MissingError: there is none.
+    """
     from transformers import AutoProcessor
 
-    with _named(name):
+    with named(name):
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise ConfigError(f"the processor of {name} is a {type(processor).__name__}: it does not take images with text")
@@ -303,37 +226,9 @@ def _load_processor(source: str, family: Family, name: str, trust_remote_code: b
         raise ConfigError(f"the tokenizer of {name} has no fast version, which is needed to find the answers' tokens")
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    if family.prepare_processor is not None:
+        family.prepare_processor(processor)
     return processor
-
-
-def _load_base(
-    source: str, name: str, family: Family, dtype: str, quantize: str, device: str, trust_remote_code: bool
-) -> Any:
-    import torch
-    import transformers
-
-    kwargs: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
-    if quantize != "none":
-        half = torch.bfloat16 if device == "cpu" or torch.cuda.is_bf16_supported(False) else torch.float16
-        compute = torch.float32 if device == "cpu" else half
-        kwargs["quantization_config"] = (
-            transformers.BitsAndBytesConfig(load_in_8bit=True)
-            if quantize == "8bit"
-            else transformers.BitsAndBytesConfig(
-                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
-            )
-        )
-        kwargs["device_map"] = {"": device}
-    with _named(name):
-        model, info = getattr(transformers, family.auto_class).from_pretrained(
-            source, trust_remote_code=trust_remote_code, output_loading_info=True, **kwargs
-        )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        # transformers fills them with random numbers and a warning.
-        raise MissingError(f"the weights of {name} lack {len(missing)} tensors, the first is {missing[0]}")
-    model.config._name_or_path = recorded_name(name)
-    return model if quantize != "none" else model.to(device)
 
 
 def _align_tokens(model: Any, processor: Any) -> None:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vlmdata.errors import ConfigError
+from vlmtrain.watching.memory import peak_memory
 
-__all__ = ["Reporter", "peak_memory"]
+__all__ = ["Reporter"]
 
 # What TRL and transformers call it -> what we write.
 _NAMES = {
@@ -30,17 +29,17 @@ _NAMES = {
     "rewards/margins": "reward_margin",
     "rewards/chosen": "reward_chosen",
     "rewards/rejected": "reward_rejected",
+    "rewards/corrupted": "reward_corrupted",
+    "rewards/image_margins": "image_margin",
+    "rewards/image_accuracies": "image_accuracy",
+    "logps/chosen": "logp_chosen",
+    "logps/rejected": "logp_rejected",
+    "kl": "kl",
+    "accuracy": "accuracy",
+    "f1_macro": "f1_macro",
+    "f1_weighted": "f1_weighted",
+    "top5": "top5",
 }
-
-
-def peak_memory() -> int:
-    """Most bytes in use so far: on the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    import resource
-
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(used if sys.platform == "darwin" else used * 1024)
 
 
 class Reporter(TrainerCallback):
@@ -48,11 +47,16 @@ class Reporter(TrainerCallback):
 
     Attributes:
         history: the logged entries, as in ``log.jsonl``.
+        unit: what a trainer's ``tokens_seen`` counts.
+        watched: names of further figures of an evaluation; the first is the one that is shown.
     """
 
-    def __init__(self, log: Path, *, show: bool) -> None:
-        """Append to ``log``; ``show`` is whether anything is printed."""
-        self.log_path, self.show = log, show
+    unit = "tokens"
+    watched: Sequence[str] = ()
+
+    def __init__(self, log: Path, *, show: bool, write: bool = True) -> None:
+        """Append to ``log`` if ``write``; ``show`` is whether anything is printed."""
+        self.log_path, self.show, self.write = log, show, write
         self.console = Console(stderr=True, highlight=False)
         self.history: list[dict[str, Any]] = []
         self.trainer: Any = None
@@ -70,6 +74,11 @@ class Reporter(TrainerCallback):
     def last(self, key: str) -> dict[str, Any]:
         """The latest entry that has this figure."""
         return next((entry for entry in reversed(self.history) if key in entry), {})
+
+    def evaluation(self, step: int) -> dict[str, Any]:
+        """The evaluation at this step, also where an earlier process of the run wrote it down."""
+        entries = [json.loads(line) for line in self.log_path.read_text(encoding="utf-8").splitlines()]
+        return next((e for e in reversed(entries) if e["step"] == step and "eval_loss" in e), {})
 
     def open(self, what: str, total: int) -> None:
         """Start a bar; on a terminal only."""
@@ -128,6 +137,7 @@ class Reporter(TrainerCallback):
         if "eval_loss" in logs:
             names = {f"eval_{old}": f"eval_{new}" for old, new in _NAMES.items()}
             entry |= {new: logs[old] for old, new in names.items() if old in logs}
+            entry |= {name: logs[name] for name in logs if name.removeprefix("eval_") in self.watched}
         else:
             now = time.monotonic()
             entry |= {new: logs[old] for old, new in _NAMES.items() if old in logs}
@@ -136,12 +146,13 @@ class Reporter(TrainerCallback):
                 advice = "lower --learning-rate, or use --dtype bfloat16 or float32"
                 raise ConfigError(f"the loss is {entry['loss']} at step {state.global_step}: {advice}")
             tokens = self.trainer.tokens_seen
-            entry["tokens_per_second"] = round((tokens - self._tokens) / max(now - self._clock, 1e-9), 1)
+            entry[f"{self.unit}_per_second"] = round((tokens - self._tokens) / max(now - self._clock, 1e-9), 1)
             entry["seconds"] = round(now - self._started, 2)
             self._clock, self._tokens = now, tokens
         self.history.append(entry)
-        with self.log_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        if self.write:
+            with self.log_path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
         self._print(entry, state)
 
     def on_train_end(
@@ -167,8 +178,9 @@ class Reporter(TrainerCallback):
             left = f"  {memory}  ETA {_clock(pace * (state.max_steps - state.global_step))}"
         if "reward_margin" in entry:
             # Everything does not fit into 80 columns.
-            entry = {key: value for key, value in entry.items() if key != "tokens_per_second"}
-        self.say(f"step {state.global_step}/{state.max_steps}  {_describe(entry)}{left}")
+            left_out = {"tokens_per_second", *(["learning_rate"] if "image_accuracy" in entry else [])}
+            entry = {key: value for key, value in entry.items() if key not in left_out}
+        self.say(f"step {state.global_step}/{state.max_steps}  {_describe(entry, self.watched)}{left}")
 
 
 class _Bar(Progress):
@@ -182,19 +194,26 @@ class _Bar(Progress):
             yield Text(self.info, no_wrap=True, overflow="ellipsis")
 
 
-def _describe(entry: dict[str, Any]) -> str:
+def _describe(entry: dict[str, Any], watched: Sequence[str] = ()) -> str:
     """The figures people watch, short enough for one line of 80 columns."""
+    scores = [f"{watched[0]} {entry[f'eval_{watched[0]}']:.1f}"] if watched and f"eval_{watched[0]}" in entry else []
+    entry = {key: value for key, value in entry.items() if key.removeprefix("eval_") not in watched}
     forms = (
         ("loss", "loss {:.3f}"),
         ("eval_loss", "eval loss {:.3f}"),
         ("reward_accuracy", "acc {:.2f}"),
         ("reward_margin", "margin {:.2f}"),
+        ("image_accuracy", "img acc {:.2f}"),
         ("eval_reward_accuracy", "eval acc {:.2f}"),
         ("eval_token_accuracy", "eval token acc {:.2f}"),
         ("learning_rate", "lr {:.1e}"),
+        ("eval_accuracy", "eval acc {:.3f}"),
+        ("eval_f1_macro", "macro F1 {:.3f}"),
         ("tokens_per_second", "{:,.0f} tok/s"),
+        ("images_per_second", "{:,.0f} img/s"),
     )
-    return "  ".join(form.format(entry[key]).replace("e-0", "e-") for key, form in forms if key in entry)
+    parts = [form.format(entry[key]).replace("e-0", "e-") for key, form in forms if key in entry]
+    return "  ".join([*parts, *scores])
 
 
 def _clock(seconds: float) -> str:

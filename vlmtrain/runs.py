@@ -15,11 +15,13 @@ from typing import Any
 
 from vlmdata.atomic import write_json
 from vlmdata.errors import ConfigError, DataError, MissingError, OutputExistsError
+from vlmtrain.checkpoints import newest, step_of
+from vlmtrain.keys import WATCHED_ONLY
 
 __all__ = ["RunFolder", "RunResult"]
 
 # What may differ between a killed run and its --resume without changing its weights.
-_FREE = ("workers", "logging_steps", "keep_checkpoints", "save_steps")
+_FREE = ("workers", "logging_steps", "keep_checkpoints", "save_steps", "push_to_hub", "hub_private", *WATCHED_ONLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,36 +74,42 @@ class RunFolder:
         """One JSON object per logged step."""
         return self.path / "log.jsonl"
 
-    def finished(self, config: Mapping[str, Any]) -> RunResult | None:
+    def finished(self, config: Mapping[str, Any], data: Mapping[str, Any]) -> RunResult | None:
         """The result of a run that is complete already, when resuming.
+
+        Args:
+            config: the configuration asked for.
+            data: ``data`` and ``eval_data`` as a run folder records them.
 
         Raises:
             ConfigError: it was made with another configuration.
+            DataError: it was made of other data.
         """
         if not self.resume or not (self.path / "vlmtrain.json").is_file():
             return None
         run = json.loads((self.path / "vlmtrain.json").read_text(encoding="utf-8"))
-        _compare(run, {**run, "config": json.loads(json.dumps(config))})
+        _compare(run, {**run, **data, "config": json.loads(json.dumps(config))})
         metrics = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
         return RunResult(self.path, metrics, run["config"])
 
-    def start(self, identity: Mapping[str, Any], threads: int) -> Path | None:
-        """Begin, or go on; gives the checkpoint to go on from.
+    def start(self, identity: Mapping[str, Any], threads: int, processes: int = 1) -> tuple[Path | None, list[str]]:
+        """Begin, or go on; gives the checkpoint to go on from, and one line for each newer one that is not whole.
 
         Args:
             identity: what the run is: configuration, base hash, data.
             threads: how many this process computes with; see :meth:`threads`.
+            processes: how many share the run.
 
         Raises:
             ConfigError: ``--resume`` with something else than the run was started with.
         """
         note = self.checkpoints / "run.json"
-        plain = json.loads(json.dumps({**identity, "threads": threads}))
+        plain = json.loads(json.dumps({**identity, "threads": threads, "processes": processes}))
         if self.resume and note.is_file():
             _compare(json.loads(note.read_text(encoding="utf-8")), plain)
-            last = self._last_checkpoint()
+            last, faults = newest(self.checkpoints)
             self._cut_log(last)
-            return last
+            return last, faults
         if self.replace:
             shutil.rmtree(self.path)
         try:
@@ -110,28 +118,17 @@ class RunFolder:
             raise MissingError(f"cannot write to {self.path}: {error.strerror}") from error
         write_json(note, plain)
         self._cut_log(None)
-        return None
+        return None, []
 
     def threads(self) -> int:
         """How many threads the run was started with."""
         return int(json.loads((self.checkpoints / "run.json").read_text(encoding="utf-8"))["threads"])
 
-    def _last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that is whole: the trainer writes its state last."""
-        found = []
-        for folder in self.checkpoints.glob("checkpoint-*"):
-            try:
-                state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-                found.append((int(state["global_step"]), folder))
-            except (OSError, ValueError, KeyError):
-                continue
-        return max(found)[1] if found else None
-
     def _cut_log(self, checkpoint: Path | None) -> None:
         """Forget logged steps that will be done again."""
         if not self.log.is_file():
             return
-        step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        step = step_of(checkpoint) if checkpoint else 0
         lines = []
         for line in self.log.read_text(encoding="utf-8").splitlines():
             try:
@@ -148,7 +145,7 @@ def _compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         old, new = before["config"].get(key), now["config"].get(key)
         if old != new:
             faults.append(f"{key} was {old}, is {new}")
-    for key in ("base", "base_hash", "adapter"):
+    for key in ("base", "base_hash", "adapter", "processes"):
         if before.get(key) != now.get(key):
             faults.append(f"{key} was {before.get(key)}, is {now.get(key)}")
     if faults:

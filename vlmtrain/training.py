@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from vlmdata.atomic import write_json
+from vlmtrain import distributed
+from vlmtrain.bad_rows import Tolerant
 from vlmtrain.card import card
-from vlmtrain.config import Config
-from vlmtrain.data import Grouped, Opened, hold_out
-from vlmtrain.job import Job, Opening, open_run, start
-from vlmtrain.lengths import Fit, context_length, fit
-from vlmtrain.model import Loaded, load, quiet, save
-from vlmtrain.progress import peak_memory
+from vlmtrain.checkpoints import check_space, step_of, writable
+from vlmtrain.dropout import no_dropout
+from vlmtrain.hub import push
+from vlmtrain.job import Job, open_run, start
+from vlmtrain.lengths import context_length
+from vlmtrain.model import load, quiet, save
+from vlmtrain.ordering import EpochOrder
+from vlmtrain.rows import choose, finish_counts, sources
+from vlmtrain.rows import order as row_order
 from vlmtrain.runs import RunResult
-from vlmtrain.trl_seam import compact_lm_head
-from vlmtrain.tuning import adapter_config
+from vlmtrain.settle import save_trained, settle
+from vlmtrain.supervision import refusal
+from vlmtrain.trl_seam import compact_lm_head, wrap_layers
+from vlmtrain.tuning import adapter_config, weights_dtype
+from vlmtrain.watching.memory import peak_memory
+from vlmtrain.watching.watch import Watch, sections
 
-__all__ = ["attach", "begin", "run", "sampler"]
+__all__ = ["attach", "begin", "best_step", "run"]
 
 
 def begin(method: str, **given: Any) -> Job | RunResult:
@@ -39,53 +49,32 @@ def begin(method: str, **given: Any) -> Job | RunResult:
         return opening
     config, base = opening.config, opening.config.base
     assert config.length is not None
+    refuse = refusal(config, [data.rows for data in (opening.data, opening.eval_data) if data])
     loaded = load(
         base.model,
         base.adapter,
-        dtype=base.dtype,
+        dtype=weights_dtype(config),
         quantize=base.quantize,
+        quantize_parts=base.quantize_parts,
         max_image_tokens=base.max_image_tokens,
+        image_processor=base.image_processor,
         trust_remote_code=base.trust_remote_code,
         trainable=True,
+        task="text",
     )
     lora = None if base.adapter else adapter_config(config, loaded)
     limit = config.length.max_length or context_length(loaded.model, loaded.processor)
-    first = len(opening.data.rows)
-    fitted = [_fit(opening, opening.data, loaded, limit, 0)]
-    fitted += [_fit(opening, opening.eval_data, loaded, limit, first)] if opening.eval_data else []
-    rows, eval_rows, counts = _split(fitted, config)
-    dropped = [{"id": row, "reason": why, "detail": what} for fit in fitted for row, why, what in fit.dropped]
-    return start(opening, loaded, rows, eval_rows, counts, lora=lora, dropped=dropped)
-
-
-def _fit(opening: Opening, opened: Opened, loaded: Loaded, limit: int | None, first: int) -> Fit:
-    reporter, length = opening.reporter, opening.config.length
-    assert length is not None
-    reporter.open("rows", len(opened.rows))
-    try:
-        return fit(
-            opened.rows,
-            opening.kind,
-            loaded.processor,
-            loaded.family,
-            max_length=limit,
-            on_long=length.on_long,
-            first=first,
-            progress=reporter.advance,
-        )
-    finally:
-        reporter.close()
-
-
-def _split(fitted: Sequence[Fit], config: Config) -> tuple[Any, Any, dict[str, Any]]:
-    """Rows to train and to evaluate on, and the counts of both."""
-    rows, counts = fitted[0].rows, fitted[0].summary()
-    if len(fitted) > 1:
-        return rows, fitted[1].rows, {**counts, "eval": fitted[1].summary()}
-    if not config.training.eval_fraction:
-        return rows, None, counts
-    train, held = hold_out(rows, config.training.eval_fraction, config.training.seed)
-    return rows.select(train), rows.select(held), {**counts, "held_out": len(held)}
+    chosen = choose(opening, loaded, limit, refuse)
+    return start(
+        opening,
+        loaded,
+        chosen.rows,
+        chosen.eval_rows,
+        chosen.counts,
+        lora=lora,
+        dropped=chosen.dropped,
+        fitting=chosen.fitting,
+    )
 
 
 def run(trainer: Any, job: Job) -> RunResult:
@@ -95,12 +84,14 @@ def run(trainer: Any, job: Job) -> RunResult:
         trainer: an SFTTrainer or DPOTrainer behind ``TrainerSeam``.
         job: what it was made from.
     """
+    watch = Watch(trainer, job)
     try:
-        with quiet(), compact_lm_head(job.config.training.compact_head):
+        with watch, writable(job.folder.path), quiet(), compact_lm_head(job.config.training.compact_head):
             outcome = trainer.train(resume_from_checkpoint=str(job.checkpoint) if job.checkpoint else None)
             evaluated = job.reporter.last("eval_loss")
             if job.eval_rows is not None and evaluated.get("step") != outcome.global_step:
                 trainer.evaluate()
+            watch.trained(best_step(trainer) or outcome.global_step)
     except KeyboardInterrupt:
         job.reporter.close()
         job.reporter.say(f"stopped at step {trainer.state.global_step}: --resume goes on from the last checkpoint")
@@ -109,53 +100,93 @@ def run(trainer: Any, job: Job) -> RunResult:
         job.reporter.close()
     out = job.folder.path
     model = trainer.accelerator.unwrap_model(trainer.model)
-    save(model, job.loaded.processor, out, job.loaded.base)
+    finish_counts(job)
+    state, tokens = trainer.whole_state(), sum(distributed.gathered(trainer.tokens_seen))
+    memory = max(distributed.gathered(peak_memory()))
     seconds = time.monotonic() - job.started
     trained = outcome.metrics["train_runtime"]
+    best = best_step(trainer)
     metrics = {
         "steps": outcome.global_step,
         "loss": outcome.training_loss,
         "final": _figures(job.reporter.last("loss")),
-        "eval": _figures(job.reporter.last("eval_loss")),
+        "eval": _figures(job.reporter.last("eval_loss") if best is None else job.reporter.evaluation(best)),
+        "best_step": best,
         "seconds": round(seconds, 2),
         "train_seconds": round(trained, 2),
-        "tokens_per_second": round(trainer.tokens_seen / max(trained, 1e-9), 1),
-        "peak_memory_bytes": peak_memory(),
+        f"{job.reporter.unit}_per_second": round(tokens / max(trained, 1e-9), 1),
+        "peak_memory_bytes": memory,
         "device": _device_name(job.device),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "parameters": sum(p.numel() for p in job.loaded.model.parameters()),
         "rows": job.counts,
+        "processes": job.processes,
+        "batch_size": job.config.training.batch_size,
+        "accumulate": job.config.training.accumulate,
+        "asked_batch": job.identity.get("asked_batch"),
         "resumed_from_step": int(job.checkpoint.name.rpartition("-")[2]) if job.checkpoint else None,
+        **watch.figures(best),
     }
+    if distributed.is_first():
+        with writable(out):
+            save_trained(model, job, out, state)
+            watch.finish(metrics)
+            _describe(job, metrics)
+        watch.close(out)
+        if job.config.watching.push_to_hub:
+            watching = job.config.watching
+            job.reporter.say(f"pushed to {push(out, str(watching.push_to_hub), private=watching.hub_private)}")
+    # A launcher that sees one process end may end the others.
+    distributed.gathered(None)
+    return RunResult(out, metrics, job.identity["config"])
+
+
+def best_step(trainer: Any) -> int | None:
+    """The step whose weights a run ends with, where the best of its evaluations are kept; else None."""
+    found = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    return step_of(Path(found)) if found else None
+
+
+def _describe(job: Job, metrics: dict[str, Any]) -> None:
+    """What a run folder says about itself; ``vlmtrain.json`` last."""
+    out = job.folder.path
     write_json(out / "metrics.json", metrics)
     packages = ("torch", "transformers", "trl", "peft", "vlm-toolkit")
     versions = {name: metadata.version(name) for name in packages}
     about = {"schema": 1, "method": job.config.method, "family": job.loaded.family.name, **job.identity}
     about["versions"] = versions
-    (out / "README.md").write_text(card(about, metrics), encoding="utf-8")
+    (out / "README.md").write_text(card(about, metrics) + sections(out, metrics), encoding="utf-8")
     write_json(out / "vlmtrain.json", about)
-    return RunResult(out, metrics, job.identity["config"])
 
 
-def sampler(job: Job) -> Grouped:
-    """The training rows' order."""
-    t = job.config.training
-    lengths = list(job.rows["length"]) if t.group_by_length else None
-    return Grouped(len(job.rows), t.batch_size, t.seed, lengths)
+def attach(trainer: Any, job: Job, *, order: Any = None) -> Any:
+    """Give a trainer behind ``TrainerSeam`` what it needs; returns it.
 
-
-def attach(trainer: Any, job: Job) -> Any:
-    """Give a trainer behind ``TrainerSeam`` what it needs; returns it."""
+    Args:
+        trainer: of transformers or TRL.
+        job: what it was made from.
+        order: of the rows; None takes :func:`vlmtrain.rows.order`.
+    """
     from transformers import PrinterCallback
 
     trainer.family = job.loaded.family
     trainer.share_features = job.config.training.share_features
-    trainer.sampler = sampler(job)
+    trainer.sampler = order or row_order(job)
     processor, base = job.loaded.processor, job.loaded.base
-    trainer.save_to = lambda out: save(trainer.accelerator.unwrap_model(trainer.model), processor, out, base)
+    trainer.save_to = lambda out, state: save(
+        trainer.accelerator.unwrap_model(trainer.model), processor, out, base, checkpoint=True, state=state
+    )
+    trainer.ledger = job.ledger
+    trainer.data_collator = Tolerant(trainer.data_collator, sources(job))
+    trainer.add_callback(EpochOrder(trainer.sampler))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(job.reporter)
     job.reporter.trainer = trainer
+    wrap_layers(trainer)
+    settle(trainer, job)
+    if getattr(trainer.args, "disable_dropout", False):
+        no_dropout(trainer.model)
+    check_space(trainer.model, job.folder.path, job.config.training.keep_checkpoints, job.reporter.say)
     return trainer
 
 

@@ -72,7 +72,7 @@ def write(folder: Path, rows: list[dict[str, Any]], files: int = 1) -> Path:
         path = folder / f"data-{number:05d}-of-{files:05d}.parquet"
         with ShardWriter(path, shard_schema(kind)) as writer:
             for row in rows[number::files]:
-                writer.write({**row, "source": "test", "licence": "", "provenance": None, "meta": "{}"})
+                writer.write({"meta": "{}", **row, "source": "test", "licence": "", "provenance": None})
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         shards.append(ShardInfo(path.name, writer.rows, path.stat().st_size, digest, ImageCounts()))
     Manifest(

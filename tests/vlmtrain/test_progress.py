@@ -13,7 +13,8 @@ from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from vlmdata.errors import ConfigError
-from vlmtrain.progress import Reporter, peak_memory
+from vlmtrain.progress import Reporter
+from vlmtrain.watching.memory import peak_memory
 
 LOGS = {"loss": 0.6931, "learning_rate": 2.5e-4, "rewards/accuracies": 0.875, "rewards/margins": -0.123, "odd": 1.0}
 

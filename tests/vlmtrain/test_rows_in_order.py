@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import colour_rows as rows
+import numpy as np
 import pytest
 
 from vlmdata.errors import ConfigError, DataError
 from vlmtrain import data as module
-from vlmtrain.data import Grouped, hold_out, open_data
+from vlmtrain.data import hold_out, open_data
+from vlmtrain.ordering import Batches, Grouped, Part, shuffled, whole
 
 
 def test_datasets_are_joined_in_order(tmp_path: Path) -> None:
@@ -50,18 +53,25 @@ def test_held_out_rows_share_no_image(tmp_path: Path) -> None:
         hold_out(one, 0.5, seed=0)
 
 
+def grouped(lengths: list[int], step: int, seed: int = 0, group: bool = True, **options: Any) -> Grouped:
+    size = len(lengths)
+    measure = (lambda chosen: [lengths[row] for row in chosen]) if group else None
+    return Grouped([Part(size, size, whole(np.arange(size), seed))], step, step, seed, measure, **options)
+
+
 def test_order_is_decided_by_seed_and_epoch() -> None:
     lengths = [(i * 37) % 101 for i in range(203)]
-    order = Grouped(203, 8, 3, lengths)
+    order = grouped(lengths, 8, 3)
     first = list(order)
     assert sorted(first) == list(range(203)) == sorted(range(len(order)))
     assert list(order) == first
     order.set_epoch(1)
     second = list(order)
-    assert second != first
-    assert list(Grouped(203, 8, 4, lengths)) != first
+    assert second != first and sorted(second) == sorted(first)
+    assert list(grouped(lengths, 8, 4)) != first
     order.set_epoch(0)
     assert list(order) == first
+    assert all(type(row) is int for row in first), "what datasets index with"
 
 
 def test_rows_of_like_length_share_a_batch() -> None:
@@ -71,12 +81,52 @@ def test_rows_of_like_length_share_a_batch() -> None:
         batches = [rows_in_order[i : i + 8] for i in range(0, 400, 8)]
         return sum(max(lengths[r] for r in batch) - lengths[r] for batch in batches for r in batch)
 
-    assert padding(list(Grouped(400, 8, 0, lengths))) < padding(list(Grouped(400, 8, 0, None))) / 10
+    assert padding(list(grouped(lengths, 8))) < padding(list(grouped(lengths, 8, group=False))) / 10
 
 
 def test_only_the_last_batch_is_small() -> None:
-    lengths = list(range(21))
-    order = list(Grouped(21, 4, 0, lengths))
+    order = list(grouped(list(range(21)), 4))
     for start in range(0, 20, 4):
         batch = order[start : start + 4]
-        assert max(batch) - min(batch) == 3, "a full batch of neighbours in length"
+        assert max(batch) - min(batch) <= 4, "a full batch of neighbours in length, but for the one left over"
+
+
+@pytest.mark.parametrize("rows_in_all", [48, 45, 41, 33, 7, 1])
+def test_a_step_has_the_same_rows_however_it_is_divided(rows_in_all: int) -> None:
+    """8 rows a step: in one batch, in accumulated ones, on two or four devices."""
+    lengths = [(i * 37) % 101 for i in range(rows_in_all)]
+    order = list(grouped(lengths, 8))
+    expected = [sorted(order[start : start + 8]) for start in range(0, rows_in_all, 8)]
+    for batch, accumulate, processes in ((8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 2, 2), (1, 2, 4)):
+        batches = Batches(grouped(lengths, 8), 8, batch, processes)
+        found = list(batches)
+        assert len(found) == len(batches) and not len(found) % processes
+        rounds = [found[at : at + processes] for at in range(0, len(found), processes)]
+        assert all(len({len(one) for one in turn}) == 1 for turn in rounds), "each device has as many rows"
+        steps = [rounds[at : at + accumulate] for at in range(0, len(rounds), accumulate)]
+        taken = [sorted(row for turn in step for one in turn for row in one) for step in steps]
+        last = expected[-1] + (expected[-1] * processes)[: -len(expected[-1]) % processes]
+        assert taken[:-1] == expected[:-1]
+        assert sorted(set(taken[-1])) == expected[-1] and len(taken[-1]) == len(last)
+
+
+def test_rows_that_are_left_out_make_room_for_the_first_of_the_epoch() -> None:
+    """The length of an epoch is known before it is read; every row that can be used is in it."""
+    size = 100
+    measure = lambda chosen: [None if row % 10 == 3 else int(row) for row in chosen]  # noqa: E731
+    order = Grouped([Part(size, size, whole(np.arange(size), 0))], 8, 4, 0, measure, run=16)
+    taken = list(order)
+    good = {row for row in range(size) if row % 10 != 3}
+    assert len(taken) == len(order) == size and set(taken) == good
+    assert taken[90:] == taken[:10]
+    with pytest.raises(DataError, match="no row of 100 can be trained on"):
+        list(Grouped([Part(size, size, whole(np.arange(size), 0))], 8, 4, 0, lambda chosen: [None] * len(chosen)))
+
+
+def test_groups_come_shuffled_and_a_buffer_holds_few_of_them() -> None:
+    groups = [10] * 30
+    order = list(Grouped([Part(300, 300, shuffled(groups, 1))], 4, 4, 1, run=40))
+    assert sorted(order) == list(range(300))
+    for start in range(0, 300, 40):
+        assert len({row // 10 for row in order[start : start + 40]}) <= 5, "rows of a buffer lie in so many groups"
+    assert [row // 10 for row in order[:40]] != sorted(row // 10 for row in order[:40])

@@ -232,7 +232,7 @@ def test_wrong_data_is_said_before_any_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds preference rows, expected messages: train on it with vlmtrain dpo"):
         train(pairs, tmp_path / "run", **nowhere)
     (pairs / "manifest.json").unlink()
-    with pytest.raises(DataError, match="never finished"):
+    with pytest.raises(DataError, match="no converted dataset: convert it first|never finished"):
         train(pairs, tmp_path / "run", **nowhere)
     with pytest.raises(MissingError, match="no folder"):
         train(tmp_path / "nothing", tmp_path / "run", **nowhere)

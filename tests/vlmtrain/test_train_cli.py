@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from vlmtrain.cli import main
-from vlmtrain.config import recipe_names
+from vlmtrain.recipe import recipe_names
 
 
 def vlmtrain(*arguments: object) -> Result:

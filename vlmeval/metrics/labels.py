@@ -1,13 +1,14 @@
-"""Accuracy and F1 of class labels. Plain Python: labels are counted, not looped over in pairs."""
+"""Accuracy, F1, per-class figures and confusions of class labels. Plain Python: labels are counted, in one pass."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 from vlmdata.errors import ConfigError, DataError
 
-__all__ = ["AVERAGES", "accuracy", "f1"]
+__all__ = ["AVERAGES", "accuracy", "f1", "per_class", "summary", "top_k"]
 
 AVERAGES = ("macro", "micro", "weighted")
 
@@ -48,6 +49,83 @@ def f1(predictions: Sequence[Hashable], references: Sequence[Hashable], average:
     return sum(scores.values()) / len(scores)
 
 
-def _check(predictions: Sequence[Hashable], references: Sequence[Hashable]) -> None:
+def top_k(ranked: Sequence[Sequence[Hashable]], references: Sequence[Hashable]) -> float:
+    """The share of references that are among the labels ranked for them, in [0, 1].
+
+    Raises:
+        DataError: there are none, or their number differs.
+    """
+    _check(ranked, references)
+    return sum(r in labels for labels, r in zip(ranked, references, strict=True)) / len(references)
+
+
+def per_class(
+    predictions: Sequence[int | None], references: Sequence[int], names: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Figures of each class, and which classes are taken for which.
+
+    Args:
+        predictions: N class indices; None where none was said.
+        references: N class indices.
+        names: of the classes, in index order.
+
+    Returns:
+        For each class ``name``, ``n`` (how often it is true), ``said``, ``right``, ``precision``, ``recall`` and ``f1``
+        (None where undefined: never said, never true); and the confusions ``true``, ``said``, ``n``, most frequent
+        first.
+
+    Raises:
+        DataError: there are none, or their number differs.
+    """
+    _check(predictions, references)
+    pairs = Counter(zip(references, predictions, strict=True))
+    said, true = Counter(predictions), Counter(references)
+    rows = []
+    for index, name in enumerate(names):
+        hits, n, claimed = pairs[index, index], true[index], said[index]
+        rows.append(
+            {
+                "name": name,
+                "n": n,
+                "said": claimed,
+                "right": hits,
+                "precision": hits / claimed if claimed else None,
+                "recall": hits / n if n else None,
+                "f1": 2 * hits / (n + claimed) if n + claimed else None,
+            }
+        )
+    wrong = sorted((-count, r, p) for (r, p), count in pairs.items() if p is not None and p != r)
+    confusions = [{"true": names[r], "said": names[p], "n": -count} for count, r, p in wrong]
+    return rows, confusions
+
+
+def summary(
+    ranked: Sequence[Sequence[int]], references: Sequence[int], names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Everything about a classifier's answers.
+
+    Args:
+        ranked: for each of N pictures its most likely classes, the likeliest first; five, or as many as there are.
+        references: N class indices.
+        names: of the classes, in index order.
+
+    Returns:
+        ``accuracy``, ``f1_macro``, ``f1_weighted`` and, where there are more than five classes, ``top5``, all in
+        [0, 1]; and ``classes`` and ``confusions`` of :func:`per_class`.
+
+    Raises:
+        DataError: there are none, or their number differs.
+    """
+    _check(ranked, references)
+    first = [labels[0] for labels in ranked]
+    figures = {"accuracy": accuracy(first, references)}
+    figures |= {f"f1_{average}": f1(first, references, average) for average in ("macro", "weighted")}
+    if len(names) > 5:
+        figures["top5"] = top_k(ranked, references)
+    classes, confusions = per_class(first, references, names)
+    return figures, {"classes": classes, "confusions": confusions}
+
+
+def _check(predictions: Sequence[object], references: Sequence[object]) -> None:
     if not references or len(predictions) != len(references):
         raise DataError(f"{len(predictions)} predictions and {len(references)} references: expected as many, and some")

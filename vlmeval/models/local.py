@@ -6,11 +6,13 @@ The one module of vlmeval that touches vlmtrain: the family that trained an adap
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmdata.errors import ConfigError, DataError
+from vlmeval.shardset import reader
 from vlmeval.task import Item, Response
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Local", "batches"]
 
 _WINDOW = 16
+_LIKELIEST = 5
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
@@ -51,7 +54,7 @@ class Local:
         Args:
             model: base model; None takes the adapter's own base.
             adapter: a run folder or any PEFT adapter folder.
-            images: the folder the items' image names are below.
+            images: the folder the items' image names are below, or the converted dataset that holds them.
             batch_size: prompts per call.
             max_new_tokens: limit of new tokens by kind of item.
             prompt_suffix: added to every prompt after a line break.
@@ -85,6 +88,7 @@ class Local:
         self.device = device
         self.name = model or str(run.get("base"))
         self.loaded: Loaded | None = None
+        self._read: Callable[[str], bytes] | None = None
 
     def describe(self) -> dict[str, Any]:
         """Everything that can change an answer; more of it is known once the model is loaded."""
@@ -103,9 +107,11 @@ class Local:
                 "base": self.loaded.base,
                 "base_hash": self.loaded.base_hash,
                 "family": self.loaded.family.name,
-                "chat_template_sha256": hashlib.sha256(str(self.loaded.processor.chat_template).encode()).hexdigest(),
                 "loaded_dtype": str(self.loaded.model.dtype).removeprefix("torch."),
             }
+            if not self.classifies:
+                template = str(self.loaded.processor.chat_template).encode()
+                known["chat_template_sha256"] = hashlib.sha256(template).hexdigest()
         return known
 
     def environment(self) -> dict[str, Any]:
@@ -141,7 +147,7 @@ class Local:
         self.load()
         for batch in batches(items, self.batch_size):
             try:
-                yield self._generate(batch)
+                yield self._classify(batch) if self.classifies else self._generate(batch)
             except torch.OutOfMemoryError:
                 raise ConfigError(
                     f"out of memory with --batch-size {self.batch_size}: give a smaller one, and --resume to keep the "
@@ -166,7 +172,11 @@ class Local:
             stream: told each piece of text as it comes.
 
         Returns:
-            The text, and the number of new tokens.
+            The text, and the number of new tokens. An image classifier gives its likeliest classes, one a line, with
+            their probabilities.
+
+        Raises:
+            ConfigError: an image classifier is asked in words, or shown more or less than one image.
         """
         import copy
 
@@ -179,6 +189,8 @@ class Local:
         assert self.loaded is not None
         model, processor = self.loaded.model, self.loaded.processor
         pictures = [self._open(name) for name in images]
+        if self.classifies:
+            return self._named(turns, pictures), 0
         inputs = self._placed(prompt_batch(processor, self.loaded.family, [turns], [pictures]))
         config = copy.deepcopy(model.generation_config)
         config.update(**{**dict.fromkeys(_SAMPLING), "num_beams": 1, "max_length": None, **generation})
@@ -216,14 +228,55 @@ class Local:
         images = [[self._open(name) for name in item.images] for item in batch]
         messages = [self._messages(item) for item in batch]
         inputs = self._placed(prompt_batch(processor, self.loaded.family, messages, images))
-        config = _greedy(model.generation_config, self.max_new_tokens[batch[0].kind])
+        config = _greedy(model.generation_config, self.max_new_tokens["text" if batch[0].kind == "text" else "answer"])
         with torch.inference_mode():
             tokens = model.generate(**inputs, generation_config=config)
         new = tokens[:, inputs["input_ids"].shape[1] :]
         texts = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [Response(item.id, text.strip()) for item, text in zip(batch, texts, strict=True)]
 
-    def _messages(self, item: Item) -> list[dict[str, Any]]:
+    @property
+    def classifies(self) -> bool:
+        """Whether the model is an image classifier; it answers with the names of its likeliest classes, one a line."""
+        return self.loaded is not None and self.loaded.family.task == "classify"
+
+    def _classify(self, batch: Sequence[Item]) -> list[Response]:
+        if batch[0].kind != "class":
+            raise ConfigError(f"{self.name} is an image classifier and answers no questions: use vlmeval classify")
+        odd = next((item for item in batch if len(item.images) != 1), None)
+        if odd is not None:
+            raise DataError(f"item {odd.id} has {len(odd.images)} images; an image classifier takes one")
+        likeliest = self._likeliest([self._open(item.images[0]) for item in batch])
+        texts = ("\n".join(name for name, _ in ranked) for ranked in likeliest)
+        return [Response(item.id, text) for item, text in zip(batch, texts, strict=True)]
+
+    def _named(self, turns: Sequence[Mapping[str, Any]], pictures: Sequence[Image]) -> str:
+        words = any(part["type"] == "text" for turn in turns for part in turn["content"])
+        if words or len(pictures) != 1:
+            raise ConfigError(f"{self.name} is an image classifier: show it one image, and ask nothing")
+        (ranked,) = self._likeliest(pictures)
+        return "\n".join(f"{name}  {100 * probability:.1f} %" for name, probability in ranked)
+
+    def _likeliest(self, pictures: Sequence[Image]) -> list[list[tuple[str, float]]]:
+        """The likeliest classes of each picture with their probabilities."""
+        import torch
+
+        from vlmtrain.classifiers import classes
+
+        assert self.loaded is not None
+        pixels = self._placed(self.loaded.processor(images=pictures, return_tensors="pt"))["pixel_values"]
+        with torch.inference_mode():
+            logits = self.loaded.model(pixel_values=pixels).logits
+        names = classes(self.loaded.model.config)
+        found = logits.float().softmax(-1).topk(min(_LIKELIEST, len(names)), dim=-1)
+        rows = zip(found.values.tolist(), found.indices.tolist(), strict=True)
+        return [[(names[i], p) for p, i in zip(values, indices, strict=True)] for values, indices in rows]
+
+    def _messages(self, item: Item) -> list[Mapping[str, Any]]:
+        if item.turns:
+            last = item.turns[-1]
+            more = [{"type": "text", "text": f"\n{self.prompt_suffix}"}] if self.prompt_suffix else []
+            return [*item.turns[:-1], {**last, "content": [*last["content"], *more]}]
         text = f"{item.prompt}\n{self.prompt_suffix}" if self.prompt_suffix else item.prompt
         pictures: list[dict[str, Any]] = [{"type": "image", "text": None} for _ in item.images]
         return [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
@@ -231,9 +284,10 @@ class Local:
     def _open(self, name: str) -> Image:
         from PIL import Image, ImageOps
 
-        path = (self.images or Path()) / name
+        if self._read is None:
+            self._read = reader(self.images) if self.images else lambda path: Path(path).read_bytes()
         try:
-            with Image.open(path) as file:
+            with Image.open(io.BytesIO(self._read(name))) as file:
                 picture = ImageOps.exif_transpose(file)
                 if picture.has_transparency_data:
                     picture = picture.convert("RGBA")
@@ -241,7 +295,7 @@ class Local:
                     picture = Image.alpha_composite(white, picture)
                 return picture.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"image {path} cannot be decoded: {error}") from error
+            raise DataError(f"image {(self.images or Path()) / name} cannot be decoded: {error}") from error
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
@@ -277,7 +331,7 @@ def _greedy(config: Any, max_new_tokens: int) -> Any:
 
 def _adapter_hash(folder: Path) -> str:
     digest = hashlib.sha256()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "loftq.safetensors"):
         path = folder / name
         if path.is_file():
             digest.update(path.read_bytes())

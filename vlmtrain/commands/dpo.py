@@ -20,6 +20,10 @@ def dpo(**flags: Any) -> None:
     Examples:
       vlmtrain dpo --data shards/rlaif --model llava-hf/llava-1.5-7b-hf --out runs/dpo
       vlmtrain dpo --data shards/rlaif --adapter runs/sft --out runs/dpo --set beta=0.2
+      vlmtrain dpo --data shards/rlaif --model vlmtrain:tiny --out runs/mpo \\
+        --set loss_type=sigmoid,bco_pair,sft --set loss_weights=0.8,0.2,1
+      vlmtrain dpo --data shards/rlaif --model vlmtrain:tiny --out runs/mdpo \\
+        --set image_weight=1 --set anchor_weight=1
     """  # noqa: D301
     from vlmtrain.dpo import train
 

@@ -13,13 +13,15 @@ __all__ = ["sft"]
 
 @click.command()
 @training_options
+@click.option("--train-on", help="Tokens with a loss: assistant, completion, all. [assistant]")
 def sft(**flags: Any) -> None:
     """Supervised fine-tuning on conversations.
 
     \b
     Examples:
       vlmtrain sft --data shards/plates --model Qwen/Qwen2-VL-2B-Instruct --out runs/plates
-      vlmtrain sft --data shards/shapes --model vlmtrain:tiny --out runs/a --set warmup=0.1
+      vlmtrain sft --data shards/chats --model vlmtrain:tiny --out runs/a --train-on completion
+      vlmtrain sft --data shards/shapes --model vlmtrain:tiny --out runs/a --set weight_by=quality
     """  # noqa: D301
     from vlmtrain.sft import train
 

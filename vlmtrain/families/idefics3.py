@@ -6,10 +6,7 @@ Weights: https://huggingface.co/HuggingFaceM4/Idefics3-8B-Llama3
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from vlmdata.errors import ConfigError
+from vlmtrain.budgets import count_tiles, tile_budget
 from vlmtrain.family import Family
 
 __all__ = ["FAMILY"]
@@ -26,25 +23,6 @@ _TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}"
 )
-
-
-def _set_budget(processor: Any, tokens: int, count: Callable[[int, int], int]) -> None:
-    """Take the most tiles a side that still fit, at worst the one picture of the whole alone."""
-    images = processor.image_processor
-    tile = images.max_image_size["longest_edge"]
-    split, size = images.do_image_splitting, images.size
-    sides = range(size["longest_edge"] // tile, 0, -1) if split else ()
-    for side in sides:
-        # A square fills side x side tiles, the most this longest edge can come to.
-        images.size = type(size)(longest_edge=side * tile)
-        if count(side * tile, side * tile) <= tokens:
-            return
-    images.size, images.do_image_splitting = size, False
-    least = count(tile, tile)
-    if least > tokens:
-        images.do_image_splitting = split
-        raise ConfigError(f"an image takes at least {least} tokens here; --max-image-tokens {tokens} is less")
-
 
 FAMILY = Family(
     name="idefics3",
@@ -65,6 +43,7 @@ FAMILY = Family(
     towers=("model.vision_model.", "model.connector."),
     chat_template=_TEMPLATE,
     nested_images=True,
-    set_budget=_set_budget,
+    set_budget=tile_budget,
+    count_tokens=count_tiles,
     feature_inputs=("pixel_attention_mask",),
 )

@@ -6,14 +6,15 @@ Weights: https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
+from vlmtrain.budgets import pixel_budget
 from vlmtrain.family import Family
 
 __all__ = ["FAMILY"]
 
 _TEMPLATE = (
+    "{%- if messages[0]['role'] != 'system' -%}"
+    "{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}"
+    "{%- endif -%}"
     "{%- for message in messages -%}"
     "{{- '<|im_start|>' + message['role'] + '\\n' -}}"
     "{%- for part in message['content'] -%}"
@@ -23,13 +24,6 @@ _TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
-
-
-def _set_budget(processor: Any, tokens: int, count: Callable[[int, int], int]) -> None:
-    """The processor keeps the pixels of an image between the two edges; a token is patch x merge pixels squared."""
-    images = processor.image_processor
-    most = tokens * (images.patch_size * images.merge_size) ** 2
-    images.size = type(images.size)(shortest_edge=min(images.size["shortest_edge"], most), longest_edge=most)
 
 
 FAMILY = Family(
@@ -50,6 +44,6 @@ FAMILY = Family(
     },
     towers=("model.visual.",),
     chat_template=_TEMPLATE,
-    set_budget=_set_budget,
+    set_budget=pixel_budget,
     feature_inputs=("image_grid_thw",),
 )
