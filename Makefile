@@ -6,6 +6,8 @@ DEMO ?= demo
 SEED ?= 0
 # Threads that wait without spinning: on a shared machine spinning ones are many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
+# A test file stays in one process: what its tests share is made once.
+SPREAD := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help setup demo test test-all lint bench bench-convert clean
 
@@ -24,10 +26,10 @@ demo: setup ## raw data to fine-tuned adapter to hallucination report, in minute
 	@PATH="$(abspath $(BIN)):$$PATH" bash demo.sh "$(DEMO)" "$(SEED)"
 
 test: setup ## the tests, under ten minutes
-	$(BIN)/python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" $(SPREAD)
 
 test-all: setup ## the tests and the long matrix
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(SPREAD)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

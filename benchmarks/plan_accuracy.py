@@ -44,7 +44,7 @@ def main() -> None:
                 batch = given.batch if method == "sft" else max(1, given.batch // 2)
                 options = {"tuner": tuner, "gradient_checkpointing": checkpointing, "batch_size": batch}
                 setting = {"method": method, "data": str(data[method]), "model": str(model), "options": options}
-                found = _in_process(setting)
+                found = in_process(setting)
                 figures.append({"family": family, "method": method, **options, **found})
                 print(_line(figures[-1]), flush=True)
     errors = [abs(entry["planned"] / entry["measured"] - 1) for entry in figures]
@@ -80,10 +80,10 @@ def make_model(family: str, out: Path, width: int = 640, layers: int = 8) -> Pat
     text.tie_word_embeddings = shape.config.tie_word_embeddings = False
     vision = shape.config.vision_config
     if family == "llava":
-        vision.hidden_size, vision.intermediate_size, vision.num_hidden_layers = 512, 2048, 6
+        vision.hidden_size, vision.intermediate_size, vision.num_hidden_layers = 512, 2048, min(6, layers)
         vision.num_attention_heads = 8
     else:
-        vision.embed_dim, vision.depth, vision.num_heads, vision.hidden_size = 512, 6, 8, width
+        vision.embed_dim, vision.depth, vision.num_heads, vision.hidden_size = 512, min(6, layers), 8, width
         text.head_dim = 64
         text.rope_parameters = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 12, 12]}
         shape.processor.image_processor.size = {"shortest_edge": 384 * 28 * 28, "longest_edge": 576 * 28 * 28}
@@ -154,7 +154,8 @@ def _resident(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(field + ":"))
 
 
-def _in_process(setting: dict[str, Any]) -> dict[str, Any]:
+def in_process(setting: dict[str, Any]) -> dict[str, Any]:
+    """:func:`measure` in a process of its own; a second profile in the same one misses what it allocates."""
     command = [sys.executable, "-m", "benchmarks.plan_accuracy", "--work", json.dumps(setting)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

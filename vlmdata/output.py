@@ -51,7 +51,10 @@ def check_out(out: Path, raw: Sequence[str], *, overwrite: bool, resume: bool) -
         raise OutputExistsError(f"{out} is a file; --out is a folder")
     if any(_same(path, out) for path in raw):
         raise OutputExistsError(f"{out} is the raw data itself; give another --out")
-    if not out.is_dir() or not any(out.iterdir()):
+    # Another rank may be writing the plan at this moment.
+    planned = f"{PLAN}."
+    names = [path.name for path in out.iterdir()] if out.is_dir() else []
+    if all(name.startswith(planned) and name.endswith(".tmp") for name in names):
         return
     if overwrite and (below := [path for path in raw if _inside(path, out)]):
         raise OutputExistsError(f"{below[0]} is raw data inside {out}, which --overwrite clears; give another --out")

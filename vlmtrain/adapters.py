@@ -181,11 +181,13 @@ def _outer(weights: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_modules(model: Any, weights: Mapping[str, Any], wanted: str) -> None:
     """Every weight has a module, and every LoRA weight one of its size."""
-    from vlmtrain.legacy import module_of
+    from vlmtrain.legacy import is_shared, module_of
 
     modules = dict(model.named_modules())
     sides = ((".lora_A.weight", "in_features", 1), (".lora_B.weight", "out_features", 0))
     for key, value in weights.items():
+        if is_shared(key):
+            continue
         name = module_of(key)
         if name not in modules:
             raise ConfigError(f"{wanted}: {name}: no such module")

@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 Messages = Sequence[Mapping[str, Any]]
+# Words that no text begins with: for private use, one character.
+_OTHER = "\ue000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +178,19 @@ def _find_answer(processor: Any, messages: list[dict[str, Any]], turn: int, full
         if place < 0:
             raise DataError(f"the chat template rewrites the answer of turn {turn}: {words[:40]!r} is not in its text")
         first, stop = (place if first < 0 else first), place + len(words)
+    if first < 0 and not exact:
+        # A blank answer has no words to be found by: it is where other words would be.
+        said = {"role": "assistant", "content": [{"type": "text", "text": _OTHER}]}
+        other = _apply(processor, [*messages[:turn], said, *messages[turn + 1 :]])
+        first = stop = max(start, len(commonprefix([other, full])))
     return (start if exact else first), stop
 
 
 @functools.lru_cache(maxsize=16)
 def _end_tokens(tokenizer: Any, image: str | None) -> re.Pattern[str]:
-    """What may end a turn: any special token, white space before it allowed."""
+    """What may end a turn: any special token but the one that begins a text, white space before it allowed."""
     special = {tokenizer.eos_token, *tokenizer.all_special_tokens}
     special |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     special -= {None, "", image, getattr(tokenizer, "image_token", None)}
+    special -= {tokenizer.bos_token} - {tokenizer.eos_token}
     return re.compile(r"\s*(?:" + "|".join(re.escape(t) for t in sorted(special, key=len, reverse=True)) + ")")

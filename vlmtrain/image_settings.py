@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmdata.errors import ConfigError, choices
 
-__all__ = ["change_images"]
+if TYPE_CHECKING:
+    from vlmtrain.family import Family
+
+__all__ = ["change_images", "try_images"]
 
 # What a processor notes of itself, and what belongs to a single call.
 _NOT_SETTINGS = {"_processor_class", "data_format", "image_processor_type", "input_data_format", "processor_class"}
+
+_QUESTION = {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What is it?"}]}
 
 
 def change_images(processor: Any, settings: Mapping[str, Any]) -> None:
@@ -43,6 +48,47 @@ def change_images(processor: Any, settings: Mapping[str, Any]) -> None:
         vars(images).update(before)
         first = " ".join(str(error).split()).split(". ")[0]
         raise ConfigError(f"image_processor cannot work with {dict(settings)}: {first}") from error
+
+
+def try_images(net: Any, processor: Any, family: Family, settings: Mapping[str, Any]) -> None:
+    """Show the model one picture under these settings: many towers take one size alone, which no processor knows.
+
+    The picture is square, so that settings that work for some pictures pass; without ``do_resize`` only pictures that
+    have the model's size do, and nothing is tried.
+
+    Args:
+        net: the model.
+        processor: of the model, with the settings.
+        family: of the model.
+        settings: those that are not its own; without any nothing is tried.
+
+    Raises:
+        ConfigError: the model cannot work with it.
+    """
+    import torch
+    from PIL import Image
+
+    from vlmtrain.collate import prompt_batch
+    from vlmtrain.trl_seam import image_tokens
+
+    if not settings or settings.get("do_resize") is False:
+        return
+    picture = Image.new("RGB", (64, 64))
+    try:
+        batch: Mapping[str, Any]
+        if family.task == "classify":
+            batch = {"pixel_values": processor(images=[picture], return_tensors="pt")["pixel_values"]}
+        else:
+            # Row lengths are counted by other code than the one that makes the pixels.
+            image_tokens(processor, [picture.size], family)
+            batch = prompt_batch(processor, family, [[_QUESTION]], [[picture]])
+        with torch.no_grad():
+            net(**{k: v.to(net.device, net.dtype if v.is_floating_point() else None) for k, v in batch.items()})
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        first = " ".join(str(error).split()).split(". ")[0]
+        raise ConfigError(f"image_processor: the model cannot work with {dict(settings)}: {first}") from error
 
 
 def _check(key: str, old: Any, new: Any) -> None:

@@ -15,17 +15,29 @@ from typing import Any
 from vlmtrain.family import Family
 from vlmtrain.trl_seam import current_names
 
-__all__ = ["by_family", "modernized", "module_of"]
+__all__ = ["by_family", "is_shared", "modernized", "module_of"]
 
 _PREFIX = "base_model.model."
 _SUFFIX = re.compile(r"\.(?:lora|hada|lokr|ia3|vera|oft|boft|ranknum)_?\w*(?:\.weight|\.bias|\.base_layer)?$")
+# What peft puts between a module and its weights.
+_BETWEEN = (".base_layer", ".token_adapter", ".ln_tuning_layers")
 
 
 def module_of(key: str) -> str:
     """The module an adapter's weight belongs to, from the name it is saved under."""
     bare = key.removeprefix(_PREFIX)
     cut = _SUFFIX.sub("", bare)
-    return cut if cut != bare else bare.rpartition(".")[0].removesuffix(".base_layer")
+    if cut != bare:
+        return cut
+    name = bare.rpartition(".")[0]
+    for inner in _BETWEEN:
+        name = name.removesuffix(inner)
+    return name
+
+
+def is_shared(key: str) -> bool:
+    """Whether a weight belongs to no module: what the layers of VeRA and its kin have in common."""
+    return key.startswith("base_model.") and not key.startswith(_PREFIX)
 
 
 def modernized(

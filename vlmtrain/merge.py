@@ -79,6 +79,7 @@ def merge(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with quiet():
+            _part(loaded.model.get_base_model())
             merged = loaded.model.merge_and_unload(safe_merge=True)
             merged.config._name_or_path = ""
             _untie(merged)
@@ -135,6 +136,22 @@ def _about(folder: Path, loaded: Any, dtype: str) -> tuple[dict[str, Any], dict[
         file = folder / name
         found.append(json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {})
     return {"base": loaded.base, "family": loaded.family.name, **found[0]}, found[1], dtype
+
+
+def _part(model: Any) -> None:
+    """Give a tied head weights of its own where it or the embedding has an adapter.
+
+    Each has what was learned added to it; weights they share would get it for the other one, too.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    head, words = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or not any(isinstance(layer, BaseTunerLayer) for layer in (head, words)):
+        return
+    head, words = (layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer for layer in (head, words))
+    if head.weight is words.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
 
 
 def _untie(model: Any) -> None:

@@ -24,7 +24,7 @@ from vlmtrain.bases import (
     recorded_name,
 )
 from vlmtrain.family import Family
-from vlmtrain.image_settings import change_images
+from vlmtrain.image_settings import change_images, try_images
 from vlmtrain.quantization import QUANTIZE
 from vlmtrain.saving import quiet, save
 
@@ -145,6 +145,7 @@ def load(
         if family.prepare_model is not None:
             family.prepare_model(net, processor)
         _check_weights(net, name, device)
+        try_images(net, processor, family, image_processor or {})
         if folder is not None:
             net = apply_adapter(net, folder, name, family, trainable)
     if not trainable:

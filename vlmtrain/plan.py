@@ -195,8 +195,6 @@ def _load(
         return Load(length=0, answer=0, images=1, size=image_size or (640, 480)), None
     if config.base.image_processor:
         change_images(shape.processor, config.base.image_processor)
-    if config.base.image_processor:
-        change_images(shape.processor, config.base.image_processor)
     if config.base.max_image_tokens is not None:
         set_budget(shape.processor, shape.family, config.base.max_image_tokens)
     if data:

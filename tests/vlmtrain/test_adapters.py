@@ -194,6 +194,31 @@ def test_no_weight_is_left_over_and_none_is_missing(kind: str, base: Path, tmp_p
             load(str(base), folder, device="cpu")
 
 
+# Weights that do not stand in the module they belong to, as plain peft saves them.
+APART: dict[str, Callable[[], Any]] = {
+    "new words": lambda: peft.LoraConfig(
+        r=4, target_modules=LAYERS, trainable_token_indices={"embed_tokens": [1, 5, 30]}
+    ),
+    "norms": lambda: peft.LNTuningConfig(target_modules=["input_layernorm"]),
+    "shared": lambda: peft.VeraConfig(r=4, target_modules=r".*language_model.*q_proj"),
+}
+
+
+@pytest.mark.parametrize("kind", APART)
+def test_weights_outside_their_modules_find_their_places(kind: str, base: Path, tmp_path: Path) -> None:
+    adapter = made(base, tmp_path / "made", APART[kind]())
+    found = load(str(base), adapter, device="cpu")
+    net = transformers.AutoModelForImageTextToText.from_pretrained(base)
+    wanted = logits(peft.PeftModel.from_pretrained(net, adapter), found)
+    assert torch.equal(logits(found.model, found), wanted)
+    assert not torch.equal(logits(load(str(base), device="cpu").model, found), wanted)
+    weights = load_file(adapter / WEIGHTS)
+    weights.pop(next(key for key in weights if not key.endswith(("lora_A.weight", "lora_B.weight"))))
+    save_file(weights, adapter / WEIGHTS)
+    with pytest.raises(ConfigError, match="lacks 1 of the weights"):
+        load(str(base), adapter, device="cpu")
+
+
 def _changes(weights: dict[str, torch.Tensor]) -> list[tuple[str, dict[str, torch.Tensor], str]]:
     key = next(k for k in weights if "v_proj" in k)
     saved = next(k for k in weights if "linear_1.weight" in k)

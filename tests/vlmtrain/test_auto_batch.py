@@ -179,6 +179,7 @@ def test_without_the_key_nothing_is_caught(data: dict[str, Path], base: Path, tm
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="auto_batch is for a single process"):
         settled(resolve("sft", {"auto_batch": True}), None, None)

@@ -79,6 +79,26 @@ def test_answers_that_repeat_what_stands_before(processor: Any) -> None:
     assert answers(processor, turns) == ["Hi.<|im_end|>", "user\nHi.<|im_start|><|im_end|>"]
 
 
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_a_blank_answer_is_its_end_token_alone(processor: Any, blank: str) -> None:
+    """Never a label on what stands before it: a generation prompt of its own leaves no words to look for."""
+    for template in (processor.chat_template, THINKING):
+        processor.chat_template = template
+        for turns in ([*TURNS[:3], rows.assistant(blank)], [TURNS[0], rows.assistant(blank), *TURNS[2:]]):
+            found = [words.strip() for words in answers(processor, turns)]
+            said = [turn["content"][0]["text"].strip() for turn in turns if turn["role"] == "assistant"]
+            assert found == [words + "<|im_end|>" for words in said]
+
+
+def test_the_token_that_begins_the_next_turn_ends_none(processor: Any) -> None:
+    processor.chat_template = (
+        "{% for m in messages %}{{ bos_token if m['role'] == 'user' }}{{ m['role'] }}: "
+        "{{ m['content'][0]['text'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    assert answers(processor, TURNS) == ["Hello you.<|im_end|>", "So long.<|im_end|>"]
+    assert render(processor, TURNS).text.count("<s>") == 2
+
+
 def test_an_answer_in_several_parts(processor: Any) -> None:
     parts = [rows.text("One,"), rows.text(" "), rows.text(" two.")]
     assert answers(processor, [rows.user("Hi."), {"role": "assistant", "content": parts}]) == ["One,  two.<|im_end|>"]

@@ -65,6 +65,24 @@ def test_settings_that_cannot_be(model_folder: Callable[[str], Path], settings: 
         load(str(model_folder("idefics2")), device="cpu", image_processor=settings)
 
 
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("paligemma", {"size": {"height": 84, "width": 84}}),
+        ("llava", {"crop_size": {"height": 14, "width": 14}}),
+        ("qwen2_vl", {"patch_size": 7}),
+        ("idefics3", {"size": {"height": 84, "width": 84}}),
+        ("vit", {"size": {"height": 84, "width": 84}}),
+    ],
+)
+def test_sizes_that_the_model_does_not_take(
+    family: str, settings: dict[str, Any], model_folder: Callable[[str], Path]
+) -> None:
+    """A processor makes pictures of any size; what the tower takes is known before the first step."""
+    with pytest.raises(ConfigError, match=r"image_processor: the model cannot work with \{'"):
+        load(str(model_folder(family)), device="cpu", image_processor=settings)
+
+
 def test_a_mapping_is_expected() -> None:
     with pytest.raises(ConfigError, match="image_processor is 5, expected settings like"):
         resolve("sft", {}, sets=["image_processor=5"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import colour_rows as rows
+import peft
 import pytest
 import tiny_models
 import torch
@@ -63,6 +65,23 @@ def test_sums_are_rounded_once(base: Path, run: Path, tmp_path: Path) -> None:
     half, full = (merge(run, tmp_path / d, model=str(base), dtype=d) for d in ("bfloat16", "float32"))
     a, b = load_file(half / "model.safetensors"), load_file(full / "model.safetensors")
     assert all(torch.equal(a[key], b[key].bfloat16()) for key in b)
+
+
+@pytest.mark.parametrize("layer", ["embed_tokens", "lm_head"])
+def test_tied_weights_with_an_adapter_are_parted(
+    layer: str, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Each gets what was learned for it, and not the other's."""
+    base = model_folder("gemma3")
+    net = transformers.AutoModelForImageTextToText.from_pretrained(base)
+    assert net.get_output_embeddings().weight is net.get_input_embeddings().weight
+    torch.manual_seed(1)
+    tuned = peft.get_peft_model(net, peft.LoraConfig(r=4, target_modules=["q_proj", layer], init_lora_weights=False))
+    tuned.save_pretrained(tmp_path / "made")
+    wanted = load(str(base), tmp_path / "made", device="cpu")
+    out = merge(tmp_path / "made", tmp_path / "merged", model=str(base))
+    plain = transformers.AutoModelForImageTextToText.from_pretrained(out)
+    assert float((logits(wanted) - logits(wanted, plain)).abs().max()) < 1e-4
 
 
 def test_large_models_are_sharded_with_an_index(base: Path, run: Path, tmp_path: Path) -> None:

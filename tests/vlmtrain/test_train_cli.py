@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import colour_rows as rows
@@ -10,6 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from vlmtrain.cli import main
+from vlmtrain.config import keys
+from vlmtrain.keys import METHODS
 from vlmtrain.recipe import recipe_names
 
 
@@ -83,9 +86,16 @@ def test_wrong_kind_of_data(base: Path, preferences: Path, tmp_path: Path) -> No
 
 def test_recipes_are_listed_and_shown() -> None:
     listed = vlmtrain("recipes").stdout.splitlines()
-    assert [line.split()[0] for line in listed] == recipe_names()
-    assert all(len(line) <= 100 for line in listed)
-    for words in (["recipes", "show", "tiny-sft"], ["recipes", "tiny-sft"]):
-        assert vlmtrain(*words).stdout.startswith("method: sft\n")
-    assert vlmtrain("recipes", "fly").exit_code == 2
+    assert [line.split()[0] for line in listed if not line.startswith(" ")] == recipe_names()
+    assert vlmtrain("recipes", "show", "tiny-sft", "--yaml").stdout.startswith("method: sft\n")
+    assert vlmtrain("recipes", "show", "fly").exit_code == 2
     assert vlmtrain("recipes", "show").exit_code == 2
+
+
+def test_keys_of_every_method_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for method in METHODS:
+        shown = vlmtrain("keys", method).stdout
+        assert not [key for key in keys(method) if not re.search(rf"^{key} ", shown, re.MULTILINE)]
+        assert max(map(len, shown.splitlines())) <= 80
+    assert vlmtrain("keys", "fly").exit_code == 2

@@ -108,7 +108,7 @@ def _on_one_device(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     if func is torch.ops.aten._to_copy.default and args[0].device.type != "meta":
         # Values stay known wherever they are sent.
         return args, {**kwargs, "device": args[0].device}
-    if func in _MADE and kwargs.get("dtype") in _WHOLE and torch.device(kwargs.get("device") or "cpu").type == "meta":
+    if func in _MADE and torch.device(kwargs.get("device") or "cpu").type == "meta" and _whole(args, kwargs):
         # Masks and positions: their values decide.
         return args, {**kwargs, "device": torch.device("cpu")}
     devices = set(_devices((*args, *kwargs.values())))
@@ -118,6 +118,12 @@ def _on_one_device(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         args = (args[0], _positions(args[1]), *args[2:])
     moved: tuple[Any, Any] = tree_map_only(torch.Tensor, _to_meta, (args, kwargs))
     return moved
+
+
+def _whole(args: Any, kwargs: Any) -> bool:
+    """Whether a tensor that is made holds whole numbers or truth values; a range of whole numbers does."""
+    kind = kwargs.get("dtype")
+    return kind in _WHOLE if kind is not None else bool(args) and all(type(value) is int for value in args)
 
 
 def _devices(values: Any) -> Iterator[str]:
