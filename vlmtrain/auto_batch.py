@@ -28,7 +28,7 @@ from vlmtrain import distributed
 from vlmtrain.config import Config
 from vlmtrain.runs import RunResult
 
-__all__ = ["attempts", "is_out_of_memory", "settled", "smaller"]
+__all__ = ["attempts", "is_out_of_memory", "least_batch", "settled", "smaller"]
 
 Batch = tuple[int, int]
 # What torch raises as a plain RuntimeError on a CPU or through a library of the GPU.
@@ -63,7 +63,7 @@ def attempts(begin: Callable[[Batch | None], Any], finish: Callable[[Any], RunRe
                 f"out of memory with batch_size {now[0]}, which this run has had so far: free memory and --resume "
                 "again, or start anew with --overwrite"
             )
-        batch = smaller(*now, least=_least(config))
+        batch = smaller(*now, least=least_batch(config))
         if batch is None:
             raise ConfigError(
                 f"out of memory with batch_size {now[0]}, and there is no smaller one: lower max_image_tokens or "
@@ -151,8 +151,8 @@ def _found(out: Path, asked: Batch) -> Batch | None:
     return None
 
 
-def _least(config: Config) -> int:
-    """KTO's KL term is an average over a batch of at least two."""
+def least_batch(config: Config) -> int:
+    """The smallest batch that means anything: KTO's KL term is an average over two rows or more."""
     return 2 if config.unpaired is not None and config.unpaired.loss_type == "kto" else 1
 
 

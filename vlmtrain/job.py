@@ -47,6 +47,7 @@ class Job:
         counts: rows read, kept, shrunk, dropped.
         lora: peft's configuration of a new adapter.
         initial: its first weights, where what was learned is the difference to them.
+        exact: weights of an adapter that is trained further, by name, where TRL rounds them.
         sizes: rows of each training dataset as opened; the column ``row`` counts through them.
         fitting: the length policy of rows that are streamed.
         ledger: of rows that turn out to be unreadable.
@@ -64,6 +65,7 @@ class Job:
     counts: dict[str, Any]
     lora: Any = None
     initial: Any = None
+    exact: dict[str, Any] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=list)
     fitting: Fitting | None = None
     ledger: Ledger | None = None

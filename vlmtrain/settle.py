@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vlmdata.errors import ConfigError
 from vlmtrain.adalora import RankUpdates, orthogonality
 from vlmtrain.bases import Base, load_base, locate
@@ -28,10 +30,12 @@ def settle(trainer: Any, job: Job) -> None:
     complete_reference_copy(trainer)
     if base.quantize != "none":
         # TRL holds the adapter in bfloat16 on a quantized base, where small steps of the optimizer round to nothing;
-        # peft's own way, and QLoRA's with 16-bit compute, is float32.
-        for parameter in model.parameters():
+        # peft's own way, and QLoRA's with 16-bit compute, is float32. An adapter that is trained further has been
+        # rounded by then, and would not be its reference.
+        for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+                exact = job.exact.pop(name, parameter.data)
+                parameter.data = exact.to(parameter.device, torch.float32)
     if hasattr(model, "peft_config") and hasattr(model.peft_config["default"], "target_r"):
         trainer.penalty = lambda: orthogonality(model)
         if base.adapter is None:

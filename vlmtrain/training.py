@@ -65,7 +65,7 @@ def begin(method: str, **given: Any) -> Job | RunResult:
     lora = None if base.adapter else adapter_config(config, loaded)
     limit = config.length.max_length or context_length(loaded.model, loaded.processor)
     chosen = choose(opening, loaded, limit, refuse)
-    return start(
+    job = start(
         opening,
         loaded,
         chosen.rows,
@@ -75,6 +75,9 @@ def begin(method: str, **given: Any) -> Job | RunResult:
         dropped=chosen.dropped,
         fitting=chosen.fitting,
     )
+    if base.adapter and base.quantize != "none":
+        job.exact = {name: p.detach().clone() for name, p in loaded.model.named_parameters() if p.requires_grad}
+    return job
 
 
 def run(trainer: Any, job: Job) -> RunResult:

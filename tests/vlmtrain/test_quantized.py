@@ -85,6 +85,17 @@ def test_preferences_on_a_quantized_base(bits: str, wide: Path, pairs: Path, tmp
     assert entries[0] == pytest.approx(math.log(2), abs=1e-4 if bits == "4bit" else 5e-3) and entries[-1] < 0.6
 
 
+def test_an_adapter_trained_further_is_not_rounded(wide: Path, data: Path, pairs: Path, tmp_path: Path) -> None:
+    """TRL casts it to bfloat16, and not the copy that is the reference: the first loss is of equal models."""
+    pytest.importorskip("bitsandbytes")
+    options = {"model": str(wide), "quantize": "4bit", "batch_size": 8, "progress": False}
+    tuned = train(data, tmp_path / "tuned", max_steps=3, learning_rate=1e-2, **options).out
+    entries = losses(
+        dpo.train(pairs, tmp_path / "run", adapter=str(tuned), max_steps=1, logging_steps=1, **options).out
+    )
+    assert entries[0] == pytest.approx(math.log(2), abs=1e-6)
+
+
 def test_loftq_makes_up_for_the_rounding(wide: Path, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     options = {**QUICK, "model": str(wide), "quantize": "4bit", "lora_r": 16}

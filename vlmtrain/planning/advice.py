@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmdata.errors import ConfigError
+from vlmtrain.auto_batch import least_batch, smaller
 from vlmtrain.config import Config
 from vlmtrain.planning.batches import Load, tokens_of
 from vlmtrain.planning.rehearse import rehearse, stored_bytes
@@ -120,8 +121,8 @@ def advise(
             if remaining:
                 knob = remaining.pop(0)
                 keys, text = knob.keys, knob.text
-            elif setting.training.batch_size > 1:
-                keys, text = _halves(setting.training.batch_size, setting.training.accumulate)
+            elif (half := _halves(setting)) is not None:
+                keys, text = half
             else:
                 break
             stored = stored_bytes(setting, shape, copy=copy_base)
@@ -138,8 +139,8 @@ def _knobs(config: Config, shape: Shape, load: Load) -> Iterator[tuple[dict[str,
     t, lora = config.training, config.lora
     if t.gradient_checkpointing is False:
         yield {"gradient_checkpointing": None}, "--checkpointing"
-    if t.batch_size > 1:
-        yield _halves(t.batch_size, t.accumulate)
+    if (half := _halves(config)) is not None:
+        yield half
     image = tokens_of(shape, load.size) if shape.family.task == "text" and load.images else 0
     if image > 64:
         yield {"max_image_tokens": image // 2}, f"--max-image-tokens {image // 2}"
@@ -148,18 +149,21 @@ def _knobs(config: Config, shape: Shape, load: Load) -> Iterator[tuple[dict[str,
         return
     if t.optimizer == "adamw":
         yield {"optimizer": "adamw_8bit"}, "--set optimizer=adamw_8bit"
-    for bits in ("8bit", "4bit"):
+    # Image classifiers are not quantized.
+    for bits in ("8bit", "4bit") if shape.family.task == "text" else ():
         if config.base.quantize == "none" or (config.base.quantize, bits) == ("8bit", "4bit"):
             yield {"quantize": bits}, f"--quantize {bits}"
     if lora.lora_r > 8:
         yield {"lora_r": lora.lora_r // 2}, f"--lora-r {lora.lora_r // 2}"
 
 
-def _halves(batch: int, accumulate: int) -> tuple[dict[str, Any], str]:
-    """Half the rows of a forward, twice the forwards; what is left over is said by the numbers."""
-    half = batch // 2
-    times = -(-batch * accumulate // half)
-    return {"batch_size": half, "accumulate": times}, f"--batch-size {half} --set accumulate={times}"
+def _halves(config: Config) -> tuple[dict[str, Any], str] | None:
+    """The next smaller batch, as ``auto_batch`` would take it; None where there is none."""
+    t = config.training
+    found = smaller(t.batch_size, t.accumulate, least_batch(config))
+    if found is None:
+        return None
+    return {"batch_size": found[0], "accumulate": found[1]}, f"--batch-size {found[0]} --set accumulate={found[1]}"
 
 
 def _replaced(used: list[str], text: str) -> list[str]:
