@@ -80,6 +80,12 @@ def test_no_room_without_a_name() -> None:
     assert not [name_of(path) for path in ALL_FILES if path.name in bad]
 
 
+def test_no_two_test_files_of_one_name() -> None:
+    """pytest imports them by their bare names."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_public_names_are_sorted_and_complete(path: Path) -> None:
     tree = ast.parse(path.read_text())

@@ -11,7 +11,7 @@ from typing import Any
 
 from vlmdata.errors import ConfigError, MissingError
 
-__all__ = ["check_access", "push"]
+__all__ = ["check_access", "check_folder", "push"]
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 # What a run needed while it went, or what is nobody else's business.
@@ -51,6 +51,19 @@ def check_access(repo: str) -> None:
         raise ConfigError(f"push_to_hub {repo}: {spaces[0]} may write to {', '.join(spaces)}, not to another's name")
 
 
+def check_folder(folder: Path) -> None:
+    """Whether there is anything to upload.
+
+    Raises:
+        MissingError: no finished run and no model.
+    """
+    if any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
+        return
+    unfinished = (folder / "checkpoints").is_dir()
+    why = "the run was never finished: use --resume" if unfinished else "no adapter and no model in it"
+    raise MissingError(f"{folder} cannot be pushed: {why}")
+
+
 def push(folder: str | Path, repo: str, *, private: bool = False) -> str:
     """Upload a run or model folder; checkpoints stay here.
 
@@ -70,10 +83,7 @@ def push(folder: str | Path, repo: str, *, private: bool = False) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     folder = Path(folder)
-    if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
-        unfinished = (folder / "checkpoints").is_dir()
-        why = "the run was never finished: use --resume" if unfinished else "no adapter and no model in it"
-        raise MissingError(f"{folder} cannot be pushed: {why}")
+    check_folder(folder)
     again = f"the folder is whole: vlmtrain push {folder} {repo} tries again"
     api, message = HfApi(), f"Upload {folder.name}"
     try:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmdata.errors import ConfigError, VlmError
+from vlmtrain.config import resolve
 from vlmtrain.recipe import Recipe
 
 __all__ = ["Places", "Step", "StepFailed", "run_steps", "script", "steps"]
@@ -71,10 +72,12 @@ def steps(recipe: Recipe, places: Places) -> list[Step]:
     """The commands of a recipe, in order.
 
     Raises:
-        ConfigError: the recipe has no data, or its report has none.
+        ConfigError: the recipe has no data, its report has none, or a training key cannot be.
     """
     if recipe.data is None:
         raise ConfigError(f"recipe {recipe.name} has no data block: use it as vlmtrain {recipe.method} --recipe")
+    # Now, not after hours of conversion.
+    resolve(recipe.method, {"model": places.model}, recipe=recipe.given, sets=places.sets)
     out, data = places.out, recipe.data
     parts = data.parts if places.parts is None else places.parts or None
     shards = out / "shards" if parts else out / "data"

@@ -250,3 +250,13 @@ def test_pushing_needs_nothing_to_be_resumed(hub: str, base: Path, tmp_path: Pat
     options = {"model": str(base), "max_steps": 1, "progress": False}
     dpo.train(pairs, tmp_path / "run", **options)
     assert dpo.train(pairs, tmp_path / "run", resume=True, push_to_hub="ada/x", **options).metrics["steps"] == 1
+
+
+def test_the_folder_is_looked_at_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from vlmtrain.cli import main
+
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    result = CliRunner().invoke(main, ["push", str(tmp_path / "nosuch"), "org/name"])
+    assert result.exit_code == 2 and "cannot be pushed: no adapter and no model in it" in result.output

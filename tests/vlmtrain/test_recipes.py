@@ -124,7 +124,7 @@ def test_run_stops_where_a_step_fails_and_resume_goes_on(raw: Path, tmp_path: Pa
     )
     out = tmp_path / "work"
     given = {"report": {"max-new-tokens": 4}}
-    broken = Places(out, (str(raw / "football"),), sets=("learning_rate=fast",), **given)
+    broken = Places(out, (str(raw / "football"),), sets=("target_modules=nowhere",), **given)
     with pytest.raises(StepFailed, match="vlmtrain sft failed with exit status 2"):
         run_steps(steps(load_recipe(str(mine)), broken), out)
     assert not (out / "run").exists()
@@ -156,6 +156,8 @@ def test_blocks_that_cannot_be(text: str, message: str, tmp_path: Path) -> None:
 
 
 def test_recipes_that_cannot_be_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="lora_r is 'x', expected a whole number"):
+        steps(load_recipe("qwen2vl-ocr"), Places(tmp_path, sets=("lora_r=x",)))
     with pytest.raises(ConfigError, match="tiny-sft has no data block"):
         steps(load_recipe("tiny-sft"), Places(tmp_path))
     with pytest.raises(ConfigError, match="is scored by amber: give its data as --report data=FOLDER"):

@@ -20,8 +20,9 @@ def push(folder: Path, repo: str, private: bool) -> None:
     Example:
       vlmtrain push runs/plates my-org/plates-lora --private
     """  # noqa: D301
-    from vlmtrain.hub import check_access
+    from vlmtrain.hub import check_access, check_folder
     from vlmtrain.hub import push as upload
 
+    check_folder(folder)
     check_access(repo)
     click.echo(upload(folder, repo, private=private))
