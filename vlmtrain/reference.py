@@ -37,7 +37,8 @@ def precompute(trainer: Any, job: Job) -> dict[int, tuple[float, ...]]:
     logps: dict[int, tuple[float, ...]] = {}
     job.reporter.open("reference", sum(map(len, parts)))
     try:
-        for rows in parts:
+        for rows, training in zip(parts, (True, False), strict=False):
+            _as_in_training(trainer.model, training)
             for numbers, columns in _passes(trainer, job, rows):
                 logps |= zip(numbers, zip(*columns, strict=True), strict=True)
                 job.reporter.advance(len(logps))
@@ -47,6 +48,14 @@ def precompute(trainer: Any, job: Job) -> dict[int, tuple[float, ...]]:
     if distributed.is_first():
         write_json(file, {"key": key, "logps": [[row, *figures] for row, figures in sorted(logps.items())]})
     return logps
+
+
+def _as_in_training(model: Any, training: bool) -> None:
+    """The mode in which the policy will see these rows, but for dropout: an int8 product rounds by it."""
+    model.train(training)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
 
 
 def _passes(trainer: Any, job: Job, rows: Dataset) -> Iterator[tuple[list[int], list[list[float]]]]:

@@ -77,9 +77,10 @@ def _summary(scores: Sequence[Score]) -> dict[str, Any]:
         shown = [f"{name} {100 * right[name] / n:.1f} % of {n}" for name, n in asked_for.most_common(_SHOWN)]
         more = f"; {len(asked_for) - _SHOWN} more in report.json" if len(asked_for) > _SHOWN else ""
         notes.append(f"Fields right: {', '.join(shown)}{more}.")
-    unread = sum(score.counts["json_asked"] - score.counts["json_read"] for score in scores)
+    asked = sum(score.counts["json_asked"] for score in scores)
+    unread = asked - sum(score.counts["json_read"] for score in scores)
     if unread:
-        notes.append(f"{unread:.0f} answers hold no JSON object; all of their fields count as wrong.")
+        notes.append(f"{unread:.0f} of {asked:.0f} answers hold no JSON object; all of their fields count as wrong.")
     table = {name: {"right": right[name], "n": n} for name, n in asked_for.items()}
     return {"fields": table, "notes": notes} if table else {"notes": notes}
 
