@@ -147,9 +147,13 @@ def _ours(method: str, data: Path, out: Path, way: str) -> tuple[Callable[[], An
         method, data=[data], out=out, progress=False, sets=["logging_steps=1", "save_steps=100000"], options=options
     )
 
+    class InOrder(SequentialSampler):
+        def set_epoch(self, epoch: int) -> None:
+            """The same order in every epoch."""
+
     def make() -> Any:
         trainer = (sft if method == "sft" else dpo).make_trainer(job)
-        trainer.sampler = SequentialSampler(job.rows)
+        trainer.sampler = InOrder(job.rows)
         run(trainer, job)
         return trainer
 
