@@ -118,10 +118,12 @@ def _response(row: Any, where: str) -> Response:
     if text is not None and not isinstance(text, str):
         raise DataError(f"{where} (id {ident}): response is {text!r:.80}, expected text")
     # Half a surrogate pair is valid JSON, and cannot be written as UTF-8 again.
-    return Response(ident, text if text is None else text.encode(errors="replace").decode())
+    detail = row.get("detail")
+    said = text if text is None else text.encode(errors="replace").decode()
+    return Response(ident, said, detail if isinstance(detail, dict) else {})
 
 
-def gate(benchmark: Benchmark, responses: Sequence[Response]) -> tuple[list[tuple[Item, str | None]], Coverage]:
+def gate(benchmark: Benchmark, responses: Sequence[Response]) -> tuple[list[tuple[Item, Response]], Coverage]:
     """Join answers to items; count everything that does not fit.
 
     Returns:
@@ -131,7 +133,7 @@ def gate(benchmark: Benchmark, responses: Sequence[Response]) -> tuple[list[tupl
         DataError: an id is written as a text where the benchmark has the number.
     """
     items = {item.id: item for item in benchmark.items}
-    joined: list[tuple[Item, str | None]] = []
+    joined: list[tuple[Item, Response]] = []
     odd: dict[str, list[Any]] = {"duplicate": [], "unknown": [], "outside": [], "null": []}
     answered: set[int | str] = set()
     for row, response in enumerate(responses, 1):
@@ -147,7 +149,7 @@ def gate(benchmark: Benchmark, responses: Sequence[Response]) -> tuple[list[tupl
             if item.id in answered:
                 odd["duplicate"].append(item.id)
             answered.add(item.id)
-            joined.append((item, response.text))
+            joined.append((item, response))
     missing = [ident for ident in items if ident not in answered]
     counts = {kind: len(ids) for kind, ids in odd.items()}
     examples = {kind: ids[:5] for kind, ids in {"missing": missing, **odd}.items()}

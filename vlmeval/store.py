@@ -24,6 +24,7 @@ __all__ = [
     "claim",
     "read_json",
     "read_rows",
+    "row",
     "start",
     "write",
     "write_json",
@@ -116,6 +117,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def row(response: Response) -> dict[str, Any]:
+    """One row of ``responses.jsonl``."""
+    detail = {"detail": dict(response.detail)} if response.detail else {}
+    return {"id": response.id, "response": response.text, **detail}
+
+
 def answered(path: Path) -> tuple[list[Response], int]:
     """The answers in ``responses.jsonl``, and how many bytes they take.
 
@@ -129,8 +136,8 @@ def answered(path: Path) -> tuple[list[Response], int]:
     found = []
     for number, line in enumerate(whole.splitlines(), 1):
         try:
-            row = json.loads(line)
-            found.append(Response(row["id"], row["response"]))
+            said = json.loads(line)
+            found.append(Response(said["id"], said["response"], said.get("detail", {})))
         except (ValueError, KeyError, TypeError):
             raise DataError(
                 f"{path}, line {number} is no answer: {line[:60]!r}; start again with --overwrite"
@@ -154,8 +161,7 @@ class Log:
     def append(self, responses: Iterable[Response]) -> None:
         """Write answers and wait until the disk has them."""
         for response in responses:
-            row = {"id": response.id, "response": response.text}
-            self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            self._file.write(json.dumps(row(response), ensure_ascii=False).encode() + b"\n")
             self.done.append(response)
         self._file.flush()
         os.fsync(self._file.fileno())

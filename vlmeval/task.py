@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlmdata.leaves import leaf_names, load_leaf
+from vlmeval.charts import Chart
 
 __all__ = ["Benchmark", "Item", "Metric", "Option", "Response", "Score", "Sums", "Task", "load", "names", "ratio"]
 
@@ -29,8 +30,12 @@ class Item:
         images: file names below the image folder, in order.
         target: the truth, in whatever form the task's ``score`` understands.
         groups: every group of the report this item counts in, the widest first.
-        kind: what is expected: a short answer, a text, or the name of a class; picks the limit of new tokens.
+        kind: what is expected: a short answer, a text, the name of a class, or a choice between whole answers, which
+            are not generated but ranked by their likelihood; picks the limit of new tokens.
         turns: the whole conversation before the answer, in shard form, where it is more than images and ``prompt``.
+        choices: the answers that are to be told apart: of a short answer the words whose first-token probabilities can
+            be read ("Yes", "No"), of a choice the whole answers.
+        facets: further properties that a report can be filtered by: name to value ({"object": "dog"}).
     """
 
     id: int | str
@@ -38,8 +43,10 @@ class Item:
     images: tuple[str, ...]
     target: Any
     groups: tuple[str, ...]
-    kind: Literal["answer", "text", "class"] = "answer"
+    kind: Literal["answer", "text", "class", "choice"] = "answer"
     turns: tuple[Mapping[str, Any], ...] = ()
+    choices: tuple[str, ...] = ()
+    facets: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cluster(self) -> str:
@@ -49,10 +56,20 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What was said to an item; ``text`` is None for a recorded null."""
+    """What was said to an item.
+
+    Attributes:
+        id: of the item.
+        text: the answer; None for a recorded null.
+        detail: what else is known of it: ``probabilities`` (choice to first-token probability), ``log_likelihoods``
+            (one for each choice) with ``tokens`` (their lengths).
+        error: why there is no answer, in one line; such an item is listed, not scored, and asked again by ``--resume``.
+    """
 
     id: int | str
     text: str | None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +96,7 @@ class Score:
         return {
             "id": item.id,
             "groups": list(item.groups),
+            "facets": dict(item.facets),
             "cluster": item.cluster,
             "images": list(item.images),
             "prompt": item.prompt,
@@ -150,7 +168,7 @@ class Benchmark:
     known: frozenset[int | str]
     data: Mapping[str, str]
     protocol: Mapping[str, Any]
-    score: Callable[[Item, str | None], Score]
+    score: Callable[[Item, Response], Score]
     summarize: Callable[[Sequence[Score]], dict[str, Any]]
     notes: tuple[str, ...] = ()
 
@@ -171,6 +189,8 @@ class Task:
         images: whether the task's items show images, so that an image folder is needed to ask a model.
         judge: what scores answers to items made elsewhere, whose targets are lists of right answers; None where the
             task's own data are needed.
+        fetch: gets the official data and gives the folder they lie in; None where there are none to be had.
+        charts: what the report draws, from the content of ``report.json`` alone.
     """
 
     name: str
@@ -181,7 +201,9 @@ class Task:
     groups: Mapping[str, str]
     options: tuple[Option, ...] = ()
     images: bool = True
-    judge: Callable[[Sequence[Item]], Callable[[Item, str | None], Score]] | None = None
+    judge: Callable[[Sequence[Item]], Callable[[Item, Response], Score]] | None = None
+    fetch: Callable[[], Path] | None = None
+    charts: Callable[[Mapping[str, Any]], Sequence[Chart]] | None = None
 
 
 def ratio(numerator: Any, denominator: Any) -> Any:

@@ -61,8 +61,12 @@ class Judge:
 
     def figures(self, answers: Sequence[str | None]) -> dict[str, float]:
         """Figures of N answers; one that is None was not asked and does not count. Undefined figures are left out."""
+        from vlmeval import task as tasks
+
         pairs = zip(self._items, answers, strict=True)
-        return _figures(self._task, [self._score(item, text) for item, text in pairs if text is not None])
+        return _figures(
+            self._task, [self._score(item, tasks.Response(item.id, text)) for item, text in pairs if text is not None]
+        )
 
 
 class Amber:
@@ -105,8 +109,12 @@ class Amber:
 
     def figures(self, answers: Sequence[str | None]) -> dict[str, float]:
         """AMBER's figures of answers to ``items``, names with ``amber_`` before them."""
+        from vlmeval import task as tasks
+
         pairs = zip(self.items, answers, strict=True)
-        scores = [self._benchmark.score(item, text) for item, text in pairs if text is not None]
+        scores = [
+            self._benchmark.score(item, tasks.Response(item.id, text)) for item, text in pairs if text is not None
+        ]
         return {f"{_AMBER}{name}": value for name, value in _figures(self._task, scores).items()}
 
 

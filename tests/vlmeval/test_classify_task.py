@@ -24,7 +24,7 @@ from vlmeval.metrics import labels  # noqa: E402
 from vlmeval.metrics.class_names import ClassNames  # noqa: E402
 from vlmeval.run import evaluate  # noqa: E402
 from vlmeval.shardset import ShardImages, reader  # noqa: E402
-from vlmeval.task import load  # noqa: E402
+from vlmeval.task import Response, load  # noqa: E402
 
 CLASSES = tuple(sorted(labelled_rows.COLOURS))
 FOOD = ("cake", "chocolate_cake", "creme_brulee", "hot_dog", "pho", "apple_pie")
@@ -152,7 +152,8 @@ def test_macro_f1_of_resamples_is_that_of_the_definition(data: Path, tmp_path: P
     """Also where a resample lacks a class: it is then none that occurs."""
     task = load("classify")
     bench = task.open(data, {}, None)
-    rows = [bench.score(item, item.target if n % 2 else "red").to_json() for n, item in enumerate(bench.items[:4])]
+    said = [Response(item.id, item.target if n % 2 else "red") for n, item in enumerate(bench.items[:4])]
+    rows = [bench.score(item, answer).to_json() for item, answer in zip(bench.items[:4], said, strict=True)]
     drawn = resampled(task, rows, [row["cluster"] for row in rows])["all"]
     metric = next(m for m in task.metrics if m.name == "f1")
     values = metric.value(drawn)

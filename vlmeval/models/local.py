@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,8 +135,8 @@ class Local:
         if self.loaded is None:
             self.loaded = load(self.model, self.adapter, device=self.device, **self.options)
 
-    def answer(self, items: Sequence[Item]) -> Iterator[list[Response]]:
-        """Answer all items, batch by batch; items of one image stay near each other.
+    def answer(self, items: Sequence[Item], done: Container[int | str] = ()) -> Iterator[list[Response]]:
+        """Answer the items that are not done, batch by batch; items of one image stay near each other.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -145,7 +145,10 @@ class Local:
         import torch
 
         self.load()
-        for batch in batches(items, self.batch_size):
+        for whole in batches(items, self.batch_size):
+            batch = [item for item in whole if item.id not in done]
+            if not batch:
+                continue
             try:
                 yield self._classify(batch) if self.classifies else self._generate(batch)
             except torch.OutOfMemoryError:

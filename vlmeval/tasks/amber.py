@@ -21,7 +21,7 @@ from vlmdata.errors import ConfigError, choices
 from vlmeval import amberset
 from vlmeval.metrics import chair, yesno
 from vlmeval.metrics.sums import total
-from vlmeval.task import Benchmark, Item, Metric, Option, Score, Sums, Task, ratio
+from vlmeval.task import Benchmark, Item, Metric, Option, Response, Score, Sums, Task, ratio
 
 __all__ = ["TASK"]
 
@@ -52,14 +52,16 @@ def _open(data: Path, settings: Mapping[str, Any], answered: frozenset[int | str
     lexicon, find, engine = _engines(amber, items, settings)
     protocol = {"part": part, "read_answers": rule, "positive_class": "No", **engine}
 
-    def score(item: Item, response: str | None) -> Score:
+    def score(item: Item, response: Response) -> Score:
         if item.kind == "text":
-            nouns = find(response or "")
+            nouns = find(response.text or "")
             counts, detail = chair.captioned(nouns, item.target["truth"], item.target["hallu"], lexicon)
-            return Score(item, response, {**counts, "words": float(len((response or "").split()))}, detail=detail)
-        answer = _READ[rule](response)
+            return Score(
+                item, response.text, {**counts, "words": float(len((response.text or "").split()))}, detail=detail
+            )
+        answer = _READ[rule](response.text)
         correct = (answer or "").lower() == item.target
-        return Score(item, response, yesno.counts(answer, item.target), correct, answer)
+        return Score(item, response.text, yesno.counts(answer, item.target), correct, answer)
 
     def summarize(scores: Sequence[Score]) -> dict[str, Any]:
         return {**_summary(scores, _asked(items), amber.starts), "notes": _remarks(scores, items, part, rule)}

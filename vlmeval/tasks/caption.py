@@ -18,7 +18,7 @@ from vlmdata.errors import DataError
 from vlmeval.conversations import asked
 from vlmeval.metrics import captions
 from vlmeval.shardset import open_set
-from vlmeval.task import Benchmark, Item, Metric, Score, Sums, Task, ratio
+from vlmeval.task import Benchmark, Item, Metric, Response, Score, Sums, Task, ratio
 
 __all__ = ["TASK"]
 
@@ -39,15 +39,15 @@ def _open(data: Path, settings: Mapping[str, Any], answered: frozenset[int | str
     return Benchmark(questions.items, frozenset(), found.data, protocol, score, _summary, tuple(notes))
 
 
-def _judge(items: Sequence[Item]) -> Callable[[Item, str | None], Score]:
+def _judge(items: Sequence[Item]) -> Callable[[Item, Response], Score]:
     known = {item.id: [captions.words(text) for text in item.target] for item in items}
     frequencies = captions.Frequencies(list(known.values()))
 
-    def score(item: Item, response: str | None) -> Score:
-        said, true = captions.words(response), known[item.id]
+    def score(item: Item, response: Response) -> Score:
+        said, true = captions.words(response.text), known[item.id]
         counts = captions.bleu_counts(said, true)
         counts |= {"captions": 1.0, "rouge_l": captions.rouge_l(said, true), "cider": frequencies.cider(said, true)}
-        return Score(item, response, counts)
+        return Score(item, response.text, counts)
 
     return score
 

@@ -22,7 +22,7 @@ from vlmdata.errors import DataError
 from vlmeval.metrics import labels
 from vlmeval.metrics.class_names import ClassNames
 from vlmeval.shardset import ShardSet, open_set
-from vlmeval.task import Benchmark, Item, Metric, Option, Score, Sums, Task, ratio
+from vlmeval.task import Benchmark, Item, Metric, Option, Response, Score, Sums, Task, ratio
 
 __all__ = ["TASK"]
 
@@ -43,7 +43,7 @@ def _open(data: Path, settings: Mapping[str, Any], answered: frozenset[int | str
     if not items:
         raise DataError(f"no row of {data} has a label")
 
-    def score(item: Item, response: str | None) -> Score:
+    def score(item: Item, response: Response) -> Score:
         return _score(item, response, classes)
 
     def summarize(scores: Sequence[Score]) -> dict[str, Any]:
@@ -73,11 +73,11 @@ def _items(found: ShardSet, names: Sequence[str], listed: bool) -> tuple[list[It
     return items, unlabelled
 
 
-def _score(item: Item, response: str | None, classes: ClassNames) -> Score:
+def _score(item: Item, response: Response, classes: ClassNames) -> Score:
     """Counters by class are named ``true:I``, ``said:I`` and ``hit:I``, I being its index."""
     truth = classes.names.index(item.target)
-    ranked = classes.ranking(response)
-    said = classes.said(response)
+    ranked = classes.ranking(response.text)
+    said = classes.said(response.text)
     counts = {"asked": 1.0, "right": float(said == truth), "unread": float(said is None), f"true:{truth}": 1.0}
     if said is not None:
         counts[f"said:{said}"] = 1.0
@@ -87,7 +87,7 @@ def _score(item: Item, response: str | None, classes: ClassNames) -> Score:
     counts["ranked"] = float(len(ranked) >= _SHOWN and len(classes.names) > _SHOWN)
     counts["in_top"] = counts["ranked"] * float(truth in ranked[:_SHOWN])
     answer = None if said is None else classes.names[said]
-    return Score(item, response, counts, said == truth, answer)
+    return Score(item, response.text, counts, said == truth, answer)
 
 
 def _summary(scores: Sequence[Score], names: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from vlmdata.errors import DataError
 from vlmeval.conversations import asked
 from vlmeval.metrics import edits, fields
 from vlmeval.shardset import open_set
-from vlmeval.task import Benchmark, Item, Metric, Score, Sums, Task, ratio
+from vlmeval.task import Benchmark, Item, Metric, Response, Score, Sums, Task, ratio
 
 __all__ = ["TASK"]
 
@@ -46,22 +46,22 @@ def _object(text: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and found else None
 
 
-def _score(item: Item, response: str | None) -> Score:
+def _score(item: Item, response: Response) -> Score:
     truth = item.target[0]
     wanted = _object(truth)
     counts = dict.fromkeys(("fields", "fields_right", "fields_extra", "json_asked", "json_read"), 0.0)
     if wanted is None:
-        said, true = response or "", truth
+        said, true = response.text or "", truth
         right, detail = edits.collapsed(said) == edits.collapsed(true), {}
     else:
-        more, read = fields.compared(response, wanted)
+        more, read = fields.compared(response.text, wanted)
         counts |= more
         right = more["fields_right"] == more["fields"] and not more["fields_extra"]
         detail = {"fields": {name: [value, read[name]] for name, value in fields.flat(wanted).items()}}
         said, true = (" ".join(text) for text in ([v or "" for v in read.values()], fields.flat(wanted).values()))
     counts |= edits.errors(said, true)
     counts |= {"asked": 1.0, "right": float(right), "anls": edits.anls(said, [true])}
-    return Score(item, response, counts, right, edits.collapsed(response) or None, detail)
+    return Score(item, response.text, counts, right, edits.collapsed(response.text) or None, detail)
 
 
 def _summary(scores: Sequence[Score]) -> dict[str, Any]:

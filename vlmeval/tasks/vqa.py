@@ -17,7 +17,7 @@ from vlmdata.errors import DataError
 from vlmeval.conversations import asked
 from vlmeval.metrics import edits, vqa
 from vlmeval.shardset import open_set
-from vlmeval.task import Benchmark, Item, Metric, Score, Sums, Task, ratio
+from vlmeval.task import Benchmark, Item, Metric, Response, Score, Sums, Task, ratio
 
 __all__ = ["TASK"]
 
@@ -34,21 +34,21 @@ def _open(data: Path, settings: Mapping[str, Any], answered: frozenset[int | str
     return Benchmark(questions.items, frozenset(), found.data, protocol, _score, _summary, questions.notes)
 
 
-def _score(item: Item, response: str | None) -> Score:
-    agreed = vqa.vqa_accuracy(response, item.target)
-    right = vqa.normalized(response) in {vqa.normalized(text) for text in item.target}
-    said = edits.collapsed(response)
+def _score(item: Item, response: Response) -> Score:
+    agreed = vqa.vqa_accuracy(response.text, item.target)
+    right = vqa.normalized(response.text) in {vqa.normalized(text) for text in item.target}
+    said = edits.collapsed(response.text)
     counts = {
         "asked": 1.0,
         "right": float(right),
         "exact": float(said in {edits.collapsed(text) for text in item.target}),
         "agreed": agreed,
-        "relaxed": float(any(vqa.relaxed(response, text) for text in item.target)),
-        "anls": edits.anls(response, item.target),
-        "f1": max(vqa.word_f1(response, text) for text in item.target),
+        "relaxed": float(any(vqa.relaxed(response.text, text) for text in item.target)),
+        "anls": edits.anls(response.text, item.target),
+        "f1": max(vqa.word_f1(response.text, text) for text in item.target),
         "words": float(len(said.split())),
     }
-    return Score(item, response, counts, right, said or None)
+    return Score(item, response.text, counts, right, said or None)
 
 
 def _summary(scores: Sequence[Score]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The commands of vlmeval, a file each; ``task`` makes one of every evaluation task."""
