@@ -19,6 +19,7 @@ from vlmdata.errors import ConfigError, DataError
 from vlmtrain.chat import Messages, has_image_mark, image_mark, render, render_prompt
 from vlmtrain.encode import answer_mask, encode, encode_again
 from vlmtrain.family import Family
+from vlmtrain.sharing import Share
 
 __all__ = [
     "Collator",
@@ -127,9 +128,11 @@ class PreferenceCollator:
     Attributes:
         reference: row number -> log-probabilities of chosen and rejected under the reference; where it is set, they
             come along as ``ref_chosen_logps`` and ``ref_rejected_logps`` ``[B]``.
+        share: where it is set, what the two rows of a pair have in common runs through the model once.
     """
 
     reference: Mapping[int, tuple[float, float]] | None = None
+    share: Share | None = None
 
     def __init__(self, processor: Any, family: Family) -> None:
         """Take the processor as it is to be used: image budget set, chat template present."""
@@ -143,6 +146,9 @@ class PreferenceCollator:
         if self.reference is not None:
             logps = torch.tensor([self.reference[row["row"]] for row in rows])
             joined["ref_chosen_logps"], joined["ref_rejected_logps"] = logps.unbind(1)
+        if self.share is not None:
+            pairs = [(row, len(rows) + row) for row in range(len(rows))]
+            joined |= self.share(joined, pairs, [len(row["images"]) for row in rows])
         return {**batch, **joined}
 
 

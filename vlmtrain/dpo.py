@@ -20,6 +20,7 @@ from trl import DPOConfig, DPOTrainer
 from vlmtrain.arguments import arguments
 from vlmtrain.auto_batch import attempts
 from vlmtrain.collate import PreferenceCollator
+from vlmtrain.folded import share
 from vlmtrain.job import Job
 from vlmtrain.keys import Preference
 from vlmtrain.mdpo import ConditionalCollator, ConditionalLoss, is_conditional
@@ -130,6 +131,8 @@ def make_trainer(job: Job) -> Trainer:
             peft_config=job.lora,
         )
         attach(trainer, job)
+        if preference.share_prefix:
+            collator.share = share(trainer, job)
         if not live:
             with compact_lm_head(job.config.training.compact_head):
                 found = precompute(trainer, job)

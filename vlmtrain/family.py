@@ -53,6 +53,9 @@ class Family:
         pixel_inputs: keys of a batch that belong to the pixels besides these, and are of no use without them.
         repeat: (inputs, copies) gives the pixel inputs of a batch for that many copies of its rows; None repeats
             each along its first axis.
+        folds: a token sees what stands before it in its row and nothing else, so that rows can share their beginning
+            (``vlmtrain.sharing``); where not, ``folds_not`` says why in a few words.
+        positions: (model, rows) gives the position of each token, ``[R, T]`` or ``[3, R, T]``; None numbers them.
         refuse: (config) says in a few words what stands in the way of a model of these types; None where nothing does.
         prepare_processor: mends what a processor gets wrong, after it was loaded.
         prepare_model: (model, processor) brings a model in line with its processor, and mends what it gets wrong.
@@ -82,6 +85,9 @@ class Family:
     feature_inputs: tuple[str, ...] = ()
     pixel_inputs: tuple[str, ...] = ()
     repeat: Callable[[Mapping[str, Any], int], dict[str, Any]] | None = None
+    folds: bool = False
+    folds_not: str = "an image classifier"
+    positions: Callable[[Any, Mapping[str, Any]], Any] | None = None
     refuse: Callable[[Any], str | None] | None = None
     prepare_processor: Callable[[Any], None] | None = None
     prepare_model: Callable[[Any, Any], None] | None = None

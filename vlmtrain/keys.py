@@ -214,6 +214,7 @@ class Preference:
     anchor_weight: float = _key(0.0, "mDPO: weight of a chosen reward above anchor_delta; paper: 1", least=0)
     anchor_delta: float = _key(0.0, "mDPO: what the chosen reward is to exceed")
     reference: str = _key("precompute", "when the reference is asked: before, or live", among=("precompute", "live"))
+    share_prefix: bool = _key(True, "what the answers of a pair have in common runs through the model once")
 
 
 @dataclass(frozen=True, slots=True)

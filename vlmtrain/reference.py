@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
@@ -73,11 +74,7 @@ def _passes(trainer: Any, job: Job, rows: Dataset) -> Iterator[tuple[list[int], 
     )
     for places, batch in zip(mine, loader, strict=True):
         others = set(job.ledger.take(batch)) if job.ledger else set()
-        columns = [column.tolist() for column in trainer.reference_columns(_moved(batch, trainer.args.device))]
+        columns = [column.tolist() for column in trainer.reference_columns(send_to_device(batch, trainer.args.device))]
         # A row that stands for one that cannot be read has its own turn.
         kept = [at for at in range(len(places)) if at not in others]
         yield [numbers[places[at]] for at in kept], [[column[at] for at in kept] for column in columns]
-
-
-def _moved(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}

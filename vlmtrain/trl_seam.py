@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vlmtrain.adalora import ranks_of_best
 from vlmtrain.checkpoints import rotate, seal, writable
 from vlmtrain.features import image_features, repeat_rows
+from vlmtrain.folded import folded_inputs
 from vlmtrain.ordering import Batches
 
 if TYPE_CHECKING:
@@ -296,6 +297,13 @@ class TrainerSeam:
         return not any(name.startswith(self.family.towers) for name in names)
 
     @property
+    def net(self) -> Any:
+        """The transformers model, without what trainers and adapters wrap around it."""
+        trainer: Any = self
+        found = trainer.accelerator.unwrap_model(trainer.model)
+        return found.get_base_model() if hasattr(found, "get_base_model") else found
+
+    @property
     def is_sharded(self) -> bool:
         """Whether processes hold the weights in parts, so that a tower cannot be run but inside a whole forward."""
         trainer: Any = self
@@ -366,17 +374,17 @@ class TrainerSeam:
         import torch
 
         inputs = dict(inputs)
+        copies = self.sides if sides is None else sides
+        if (sharing := inputs.get("sharing")) is not None:
+            inputs["sharing"], copies = folded_inputs(self.net, self.family, inputs, sharing), 1
         if inputs.get("pixel_values") is None:
             return inputs
-        copies = self.sides if sides is None else sides
         pixel_keys = {"pixel_values", *self.family.feature_inputs, *self.family.pixel_inputs} & inputs.keys()
         if self.share_features and self.tower_is_frozen and not self.is_sharded:
             seen = {key: inputs[key] for key in ("pixel_values", *self.family.feature_inputs) if key in inputs}
             accelerator: Any = self.accelerator  # type: ignore[attr-defined]
-            net = accelerator.unwrap_model(self.model)  # type: ignore[attr-defined]
-            net = net.get_base_model() if hasattr(net, "get_base_model") else net
             with torch.no_grad(), accelerator.autocast():
-                inputs |= (self.family.features or image_features)(net, seen, copies)
+                inputs |= (self.family.features or image_features)(self.net, seen, copies)
             pixel_keys.remove("pixel_values")
             del inputs["pixel_values"]
         if copies > 1:

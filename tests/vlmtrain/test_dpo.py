@@ -55,10 +55,10 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def test_every_way_is_the_same_training(
     family: str, start: str, bases: dict[str, Path], tuned: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
-    """Fast (reference once, image once, compact head) and plain TRL: same losses, same adapter."""
+    """Fast (reference once, image once, prompt once, compact head) and plain TRL: same losses, same adapter."""
     adapter = {"adapter": str(tuned[family])} if start == "sft" else {}
     options = {"model": str(bases[family]), "epochs": 2, **adapter, **QUICK}
-    plain = {"reference": "live", "share_features": False, "compact_head": False}
+    plain = {"reference": "live", "share_features": False, "share_prefix": False, "compact_head": False}
     fast = train(data, tmp_path / "fast", **options)
     train(data, tmp_path / "plain", **plain, **options)
     entries, others = logged(tmp_path / "fast"), logged(tmp_path / "plain")
@@ -124,9 +124,8 @@ def test_reference_log_probabilities_are_those_of_the_answers(
 def test_frozen_tower_sees_each_image_once_a_step(base: Path, data: Path, tmp_path: Path) -> None:
     counts = {}
     for shared in (True, False):
-        trainer = make_trainer(
-            job_for(data, base, tmp_path / str(shared), reference="live", share_features=shared, max_steps=1)
-        )
+        options = {"reference": "live", "share_features": shared, "share_prefix": shared, "max_steps": 1}
+        trainer = make_trainer(job_for(data, base, tmp_path / str(shared), **options))
         seen: list[int] = []
         tower = trainer.model.get_base_model().model.vision_tower
         tower.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(len(args[0])))

@@ -202,7 +202,7 @@ def test_every_way_is_the_same_training(
     """Reference before or live, features once or not, compact head or not."""
     options = {"model": str(model_folder(family)), "max_steps": 4, **MDPO, **QUICK}
     train(data, tmp_path / "fast", **options)
-    plain = {"reference": "live", "share_features": False, "compact_head": False}
+    plain = {"reference": "live", "share_features": False, "share_prefix": False, "compact_head": False}
     train(data, tmp_path / "plain", **plain, **options)
     fast, slow = (logged(tmp_path / name) for name in ("fast", "plain"))
     for key in ("loss", "reward_margin", "image_margin"):

@@ -95,6 +95,7 @@ FAMILY = Family(
         },
     },
     towers=("model.vision_tower.", "model.multi_modal_projector."),
+    folds_not="tokens of an image see each other",
     chat_template=_TEMPLATE,
     nested_images=True,
     set_budget=_set_budget,

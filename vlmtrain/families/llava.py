@@ -45,5 +45,6 @@ FAMILY = Family(
         },
     },
     towers=("model.vision_tower.", "model.multi_modal_projector."),
+    folds=True,
     chat_template=_TEMPLATE,
 )

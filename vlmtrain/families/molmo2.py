@@ -95,6 +95,7 @@ FAMILY = Family(
         },
     },
     towers=("model.vision_tower.", "model.multi_modal_projector."),
+    folds_not="image tokens see each other",
     chat_template=_TEMPLATE,
     set_budget=_set_budget,
     feature_inputs=("image_token_pooling", "image_grids"),

@@ -78,6 +78,7 @@ FAMILY = Family(
         },
     },
     towers=("model.vision_tower.", "model.multi_modal_projector."),
+    folds_not="the prompt is read in both directions",
     chat_template=_TEMPLATE,
     expand=_expand,
     complete=_complete,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from vlmtrain.budgets import pixel_budget
 from vlmtrain.family import Family
+from vlmtrain.positions import rope_index
 
 __all__ = ["FAMILY"]
 
@@ -41,6 +42,8 @@ FAMILY = Family(
         },
     },
     towers=("model.visual.",),
+    folds=True,
+    positions=rope_index,
     chat_template=_TEMPLATE,
     set_budget=pixel_budget,
     feature_inputs=("image_grid_thw",),

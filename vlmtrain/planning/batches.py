@@ -10,6 +10,7 @@ import torch
 
 from vlmdata.errors import ConfigError
 from vlmtrain.planning.shapes import Shape
+from vlmtrain.sharing import Share
 
 __all__ = ["Load", "make_batch", "tokens_of"]
 
@@ -40,8 +41,10 @@ def tokens_of(shape: Shape, size: tuple[int, int]) -> int:
     return image_tokens(shape.processor, [size], shape.family)[0]
 
 
-def make_batch(shape: Shape, rows: int, load: Load, *, pairs: bool = False) -> dict[str, Any]:
-    """What a collator makes of ``rows`` rows, or pairs of answers, of that size.
+def make_batch(
+    shape: Shape, rows: int, load: Load, *, pairs: bool = False, share: Share | None = None
+) -> dict[str, Any]:
+    """What a collator makes of ``rows`` rows, or pairs of answers, of that size; those of a pair may be folded.
 
     All rows are as long as the load says but for one token: rows of exactly one length would have no padding, and
     attention without a mask takes less memory than it does in training.
@@ -54,6 +57,8 @@ def make_batch(shape: Shape, rows: int, load: Load, *, pairs: bool = False) -> d
     from vlmtrain.collate import Collator, PreferenceCollator
 
     collate: Any = (PreferenceCollator if pairs else Collator)(shape.processor, shape.family)
+    if pairs:
+        collate.share = share
     if load.rows is not None:
         # Fewer rows than a batch has: some twice.
         return dict(collate([load.rows[number % len(load.rows)] for number in range(rows)]))
@@ -68,7 +73,18 @@ def make_batch(shape: Shape, rows: int, load: Load, *, pairs: bool = False) -> d
         row |= {"prompt": [user], "chosen": answer, "rejected": answer}
     else:
         row |= {"messages": [user, *answer]}
-    return _stretch(collate([row] * rows), load)
+    found = collate([row] * rows)
+    short = found["input_ids"].shape[1]
+    batch = _stretch(found, load)
+    if "sharing" in batch:
+        answers = batch["completion_mask"].bool()
+        # Answers that differ from their first token on; an image belongs to the prompt, however short that is.
+        answers[:rows], answers[:, : short - 1] = False, False
+        ids = batch["input_ids"].masked_fill(answers, 0)
+        assert share is not None
+        grown = {"input_ids": ids, "attention_mask": batch["attention_mask"]}
+        batch |= share(grown, [(at, rows + at) for at in range(rows)], [load.images] * rows)
+    return batch
 
 
 def _stretch(batch: dict[str, Any], load: Load) -> dict[str, Any]:

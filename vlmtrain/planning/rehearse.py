@@ -19,6 +19,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from vlmtrain.adapters import adapter_folder
 from vlmtrain.config import Config
+from vlmtrain.folded import obstacle, unfold_outputs, window
 from vlmtrain.model import Loaded, quiet
 from vlmtrain.parts import parts_of
 from vlmtrain.planning.batches import Load, make_batch
@@ -26,6 +27,7 @@ from vlmtrain.planning.emulate import Emulation, backward
 from vlmtrain.planning.ledger import Ledger
 from vlmtrain.planning.shapes import Shape
 from vlmtrain.planning.states import optimizer_bytes
+from vlmtrain.sharing import Share
 from vlmtrain.trl_seam import TrainerSeam, booked_lm_head, compact_lm_head
 from vlmtrain.tuning import adapter_config, weights_dtype
 
@@ -76,7 +78,7 @@ def rehearse(config: Config, shape: Shape, load: Load, *, device: str = "cuda", 
     t = config.training
     with quiet():
         step = _Step(config, shape, device)
-        batch = make_batch(shape, t.batch_size, load, pairs=step.pairs)
+        batch = make_batch(shape, t.batch_size, load, pairs=step.pairs, share=step.share)
         spoiled = None
         if config.preference is not None and config.preference.image_weight:
             # mDPO: the chosen answers once more, on other pixels.
@@ -135,6 +137,10 @@ class _Step:
             shape.family.prepare_model(base, shape.processor)
         self.pairs = config.method == "dpo" or (config.unpaired is not None and not config.unpaired.label_by)
         self.pixel_keys = {"pixel_values", *shape.family.feature_inputs, *shape.family.pixel_inputs}
+        self.share: Share | None = None
+        if config.preference is not None and config.preference.share_prefix and not obstacle(base, shape.family):
+            unfold_outputs(base)
+            self.share = Share(window(base))
         wanted = config.training.gradient_checkpointing
         if wanted if wanted is not None else device != "cpu":
             base.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})

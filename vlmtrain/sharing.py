@@ -1,0 +1,131 @@
+"""Rows that begin alike as one: what they have in common once, what each goes on with as a branch of it.
+
+Paper: Wang and Hegde, Accelerating Direct Preference Optimization with Prefix Sharing,
+https://arxiv.org/abs/2410.20305. Its rows are packed for kernels that skip blocks of the mask; here a group of rows is
+one row with a mask of its own, which every attention that takes a mask can read.
+
+A folded row is [common | rest of the first | rest of the second | ...]. A token sees what stands before it in its own
+row and nothing else, and has the position it has there, so its hidden state is the one it had before: loss and
+gradients are the same. ``fold`` says where each token of the folded rows comes from, ``unfold`` where each token of the
+rows has gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["Share", "fold", "gathered", "positions", "segment_mask", "tokens_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What collators ask for: how the rows of a batch fold up.
+
+    Attributes:
+        longest: most tokens of a row; a batch with a longer one is not folded. None is no limit.
+    """
+
+    longest: int | None = None
+
+    def __call__(
+        self, rows: Mapping[str, Any], groups: Sequence[Sequence[int]], images: Sequence[int]
+    ) -> dict[str, dict[str, torch.Tensor]]:
+        """``{"sharing": ...}`` of a batch, for :func:`vlmtrain.folded.folded_inputs`; empty where it is not folded.
+
+        Args:
+            rows: ``input_ids`` and ``attention_mask`` ``[R, T]``, padded on the right.
+            groups: row numbers of each group.
+            images: how many images each group shows, all of them in what its rows have in common.
+        """
+        lengths = rows["attention_mask"].sum(1).tolist()
+        if self.longest is not None and max(lengths) > self.longest:
+            return {}
+        starts = np.concatenate([[0], np.cumsum(images)])
+        of_row: dict[int, range] = {
+            row: range(starts[number], starts[number + 1]) for number, group in enumerate(groups) for row in group
+        }
+        shown = [image for row in range(len(lengths)) for image in of_row[row]]
+        return {"sharing": {**fold(rows["input_ids"], lengths, groups), "images": torch.tensor(shown).long()}}
+
+
+def fold(ids: torch.Tensor, lengths: Sequence[int], groups: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    """How rows fold up.
+
+    Args:
+        ids: ``[R, T]`` token ids, padded on the right.
+        lengths: tokens of each row.
+        groups: row numbers of each of G groups; every row is in one group. Rows of a group that share their first
+            tokens must share what these stand for, as the images behind placeholders.
+
+    Returns:
+        ``fold`` ``[G, L]``: index into the R * T tokens; ``segment`` ``[G, L]``: 0 for what a group has in common, then
+        1, 2, ... for its branches, -1 for padding; ``unfold`` ``[R, T]``: index into the G * L tokens, of padding to
+        the first of the group.
+    """
+    rows, width = ids.shape
+    token = ids.numpy()
+    common = [_common([token[row, : lengths[row]] for row in group]) for group in groups]
+    sizes = [begin + sum(lengths[row] - begin for row in group) for begin, group in zip(common, groups, strict=True)]
+    long = max(sizes)
+    folded = np.zeros((len(groups), long), np.int64)
+    segment = np.full((len(groups), long), -1, np.int64)
+    unfold = np.zeros((rows, width), np.int64)
+    for number, (begin, group) in enumerate(zip(common, groups, strict=True)):
+        start = number * long
+        folded[number, :begin] = group[0] * width + np.arange(begin)
+        segment[number, :begin] = 0
+        at = begin
+        for branch, row in enumerate(group, 1):
+            rest = lengths[row] - begin
+            folded[number, at : at + rest] = row * width + np.arange(begin, lengths[row])
+            segment[number, at : at + rest] = branch
+            unfold[row] = start
+            unfold[row, :begin] = start + np.arange(begin)
+            unfold[row, begin : lengths[row]] = start + at + np.arange(rest)
+            at += rest
+    found = {"fold": folded, "segment": segment, "unfold": unfold}
+    return {name: torch.from_numpy(value) for name, value in found.items()}
+
+
+def segment_mask(segment: torch.Tensor) -> torch.Tensor:
+    """What each token of folded rows sees, ``[G, 1, L, L]``, from ``segment`` ``[G, L]``; padding sees itself."""
+    query, key = segment[:, :, None], segment[:, None, :]
+    width = segment.shape[1]
+    before = torch.ones(width, width, dtype=torch.bool, device=segment.device).tril()
+    itself = torch.eye(width, dtype=torch.bool, device=segment.device)
+    return ((before & ((key == 0) | (key == query)) & (key >= 0) & (query >= 0)) | itself)[:, None]
+
+
+def gathered(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """``[A, B, ...]`` values at places of the A * B flat ones: ``[C, D, ...]`` for an index ``[C, D]``."""
+    return values.flatten(0, 1)[index]
+
+
+def positions(rows: Mapping[str, Any]) -> torch.Tensor:
+    """The place of each token in its row, ``[R, T]``."""
+    ids: torch.Tensor = rows["input_ids"]
+    return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+
+
+def tokens_of(inputs: Mapping[str, Any]) -> list[str]:
+    """Keys of a batch that hold one entry for each token of each row."""
+    shape = inputs["input_ids"].shape
+    return [
+        key
+        for key in ("input_ids", "token_type_ids", "mm_token_type_ids")
+        if isinstance(inputs.get(key), torch.Tensor) and inputs[key].shape[:2] == shape
+    ]
+
+
+def _common(rows: Sequence[np.ndarray[Any, Any]]) -> int:
+    """How many first tokens rows have in common."""
+    short = min(map(len, rows))
+    same = np.ones(short, bool)
+    for row in rows[1:]:
+        same &= row[:short] == rows[0][:short]
+    return short if same.all() else int(same.argmin())
