@@ -19,6 +19,7 @@ from vlmdata.errors import ConfigError, DataError
 from vlmtrain.chat import Messages, has_image_mark, image_mark, render, render_prompt
 from vlmtrain.encode import answer_mask, encode, encode_again
 from vlmtrain.family import Family
+from vlmtrain.grouping import encode_groups, image_groups
 from vlmtrain.sharing import Share
 
 __all__ = [
@@ -91,7 +92,13 @@ class Collator:
     A batch holds ``input_ids``, ``attention_mask`` and ``labels`` ``[B, T]``, padded on the right, and the pixels.
     Labels are the tokens of the answers with their end tokens, everything else is ``IGNORED``; so is what a model
     sees before it says it (``Family.both_ways``), whatever ``supervised`` says of it.
+
+    Attributes:
+        share: where it is set, what rows on the same images have in common runs through the model once; the pixels
+            are then those of each group of rows, once.
     """
+
+    share: Share | None = None
 
     def __init__(self, processor: Any, family: Family) -> None:
         """Take the processor as it is to be used: image budget set, chat template present."""
@@ -101,13 +108,28 @@ class Collator:
         """One batch; the rows' images are decoded here."""
         found = [rendered(self.processor, row) for row in rows]
         texts, begins = [row.text for row in found], [row.begin for row in found]
-        images = [self.images(row) for row in rows]
-        batch = encode(self.processor, self.family, texts, images, side="right", begins=begins)
+        batch = self._folded(rows, texts, begins) if self.share is not None else None
+        if batch is None:
+            images = [self.images(row) for row in rows]
+            batch = dict(encode(self.processor, self.family, texts, images, side="right", begins=begins))
         mask = self.supervised(batch, [row.answers for row in found])
         if self.family.both_ways:
             mask &= batch["token_type_ids"].bool()
         labels = batch["input_ids"].masked_fill(~mask, IGNORED)
         return {**batch, "labels": labels}
+
+    def _folded(
+        self, rows: Sequence[Mapping[str, Any]], texts: Sequence[str], begins: Sequence[int | None]
+    ) -> dict[str, Any] | None:
+        """The batch with the images of each group of rows once, and how it folds; None where nothing is shared."""
+        assert self.share is not None
+        groups = image_groups(self.processor, rows, texts)
+        if len(groups) == len(rows):
+            return None
+        images = [self.images(rows[group[0]]) for group in groups]
+        batch = encode_groups(self.processor, self.family, texts, begins, images, groups)
+        sharing = self.share(batch, groups, [len(shown) for shown in images])
+        return {**batch, **sharing} if sharing else None
 
     def images(self, row: Mapping[str, Any]) -> list[Image.Image]:
         """The pictures of a row, in order."""

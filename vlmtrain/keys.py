@@ -261,6 +261,8 @@ class Supervision:
     weight_by: str | None = _key(None, "key of each row's meta with the weight of the row's tokens")
     loss_type: str = _key("nll", "nll, or dft: each token's loss times its probability", among=("nll", "dft"))
     neftune_noise_alpha: float | None = _key(None, "NEFTune: noise on the embeddings; its paper takes 5", least=0)
+    group_by_image: bool = _key(False, "rows on the same image share a batch, as many as it holds")
+    share_prefix: bool = _key(True, "what rows of a batch on one image have in common runs through the model once")
 
 
 @dataclass(frozen=True, slots=True)

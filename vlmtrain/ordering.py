@@ -16,9 +16,10 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vlmdata.errors import DataError
+from vlmtrain.image_order import pack
 from vlmtrain.mixing import Rows, take
 
-__all__ = ["Batches", "EpochOrder", "Grouped", "Part", "shuffled", "whole"]
+__all__ = ["Batches", "EpochOrder", "Grouped", "Part", "random_of", "shuffled", "whole"]
 
 RUN = 50
 # Gives the lengths of rows in tokens; a row that is not to be used has none.
@@ -44,7 +45,7 @@ def whole(rows: Rows, seed: int, salt: int = 0) -> Callable[[int], Iterator[Rows
     """Passes over these rows, each in an order of its own."""
 
     def passes(number: int) -> Iterator[Rows]:
-        yield rows[_random(seed, number, salt).permutation(len(rows))]
+        yield rows[random_of(seed, number, salt).permutation(len(rows))]
 
     return passes
 
@@ -61,7 +62,7 @@ def shuffled(groups: Sequence[int], seed: int, first: int = 0, salt: int = 0) ->
     starts = first + np.concatenate([[0], np.cumsum(groups)])
 
     def passes(number: int) -> Iterator[Rows]:
-        for group in _random(seed, number, salt).permutation(len(groups)):
+        for group in random_of(seed, number, salt).permutation(len(groups)):
             yield np.arange(starts[group], starts[group + 1], dtype=np.int64)
 
     return passes
@@ -84,6 +85,7 @@ class Grouped(Sampler[int]):
         *,
         run: int | None = None,
         group: bool = True,
+        together: Rows | None = None,
     ) -> None:
         """Take rows by number.
 
@@ -96,9 +98,11 @@ class Grouped(Sampler[int]):
             run: rows among which it is shuffled and sorted; that many rows, with their images, may have to be held
                 where they are read from disk.
             group: rows of like length stand together.
+            together: of each row a number; rows of the same one, which the parts give one after the other, share
+                batches.
         """
         self.parts, self.step, self.batch, self.seed, self.measure = parts, step, batch, seed, measure
-        self.run, self.group, self.epoch = run or RUN * step, group, 0
+        self.run, self.group, self.together, self.epoch = run or RUN * step, group, together, 0
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch whose order is to come next."""
@@ -124,18 +128,24 @@ class Grouped(Sampler[int]):
     def _once(self, epoch: int) -> Iterator[int]:
         rest: list[tuple[int, int]] = []
         for number, chunk in enumerate(self._chunks(epoch)):
-            draws = _random(self.seed, epoch, 1 << 20, number)
-            mixed = chunk[draws.permutation(len(chunk))]
+            draws = random_of(self.seed, epoch, 1 << 20, number)
+            mixed = chunk if self.together is not None else chunk[draws.permutation(len(chunk))]
             lengths = self.measure(mixed) if self.measure else [0] * len(mixed)
             rest += [(row, length) for row, length in zip(mixed.tolist(), lengths, strict=True) if length is not None]
-            full = len(rest) // self.step
-            # What is left over goes first with the next run, while its rows are still at hand.
-            now, rest = rest[: full * self.step], rest[full * self.step :]
-            if self.measure and self.group:
+            if self.together is not None:
+                packed, loose = pack(rest, self.together, self.batch, sort=self.group)
+                full = len(packed) // self.step
+                now, rest = packed[: full * self.step], [*packed[full * self.step :], *loose]
+            else:
+                full = len(rest) // self.step
+                # What is left over goes first with the next run, while its rows are still at hand.
+                now, rest = rest[: full * self.step], rest[full * self.step :]
+            if self.measure and self.group and self.together is None:
                 now.sort(key=lambda pair: pair[1], reverse=True)
             for place in draws.permutation(full).tolist():
                 yield from (row for row, _ in now[place * self.step : (place + 1) * self.step])
-        rest.sort(key=lambda pair: pair[1], reverse=self.group)
+        if self.together is None:
+            rest.sort(key=lambda pair: pair[1], reverse=self.group)
         yield from (row for row, _ in rest)
 
     def _chunks(self, epoch: int) -> Iterator[Rows]:
@@ -157,7 +167,7 @@ class Grouped(Sampler[int]):
         if len(streams) == 1:
             yield from streams[0].pieces
             return
-        draws = _random(self.seed, epoch, 1 << 21)
+        draws = random_of(self.seed, epoch, 1 << 21)
         left = np.array([part.count for part in self.parts])
         while total := int(left.sum()):
             size = min(total, 1 << 14)
@@ -260,5 +270,6 @@ class _Stream:
         return joined[:count]
 
 
-def _random(*key: int) -> np.random.Generator:
+def random_of(*key: int) -> np.random.Generator:
+    """What is random about one thing of a run, told apart by the key."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ from vlmdata.atomic import write_json
 from vlmdata.errors import DataError
 from vlmtrain import distributed
 from vlmtrain.data import Opened, hold_out, shared_images
+from vlmtrain.image_order import by_image, image_keys
 from vlmtrain.job import Job, Opening
 from vlmtrain.lengths import Fit, Refusal, fit, policy
-from vlmtrain.mixing import epoch_counts
+from vlmtrain.mixing import Rows, epoch_counts
 from vlmtrain.model import Loaded
-from vlmtrain.ordering import Grouped, Part, shuffled, whole
+from vlmtrain.ordering import Grouped, Part, random_of, shuffled, whole
 from vlmtrain.streaming import Fitting
 
 __all__ = ["Chosen", "choose", "finish_counts", "order", "sources", "stream_counts"]
@@ -80,11 +81,14 @@ def order(job: Job) -> Grouped:
         parts = _stream_parts(job, job.fitting)
         run = max(step, data.shuffle_buffer)
         return Grouped(parts, step, t.batch_size, t.seed, job.fitting, run=run, group=t.group_by_length)
-    parts = _parts(job)
+    supervision = job.config.supervision
+    grouped = supervision is not None and supervision.group_by_image
+    keys = image_keys(job.rows["image_sha256"]) if grouped else None
+    parts = _parts(job, keys)
     if not t.group_by_length or job.config.length is None:
-        return Grouped(parts, step, t.batch_size, t.seed)
+        return Grouped(parts, step, t.batch_size, t.seed, group=False, together=keys)
     lengths = np.asarray(job.rows["length"])
-    return Grouped(parts, step, t.batch_size, t.seed, lambda rows: lengths[rows].tolist())
+    return Grouped(parts, step, t.batch_size, t.seed, lambda rows: lengths[rows].tolist(), together=keys)
 
 
 def sources(job: Job) -> list[tuple[Any, Any]]:
@@ -134,16 +138,22 @@ def stream_counts(fitting: Fitting) -> dict[str, Any]:
     }
 
 
-def _parts(job: Job) -> list[Part]:
+def _parts(job: Job, keys: Rows | None = None) -> list[Part]:
     weights, seed = job.config.rows.data_weights, job.config.training.seed
+
+    def passes(rows: Rows, salt: int = 0) -> Callable[[int], Iterator[Rows]]:
+        if keys is None:
+            return whole(rows, seed, salt)
+        return by_image(rows, keys, lambda number: random_of(seed, number, salt))
+
     if not weights:
         size = len(job.rows)
-        return [Part(size, size, whole(np.arange(size), seed))]
+        return [Part(size, size, passes(np.arange(size)))]
     homes = np.searchsorted(np.cumsum(job.sizes), np.asarray(job.rows["row"]), side="right")
     members = [np.flatnonzero(homes == number) for number in range(len(job.sizes))]
     counts = _counts(job, [len(rows) for rows in members])
     return [
-        Part(len(rows), count, whole(rows, seed, number))
+        Part(len(rows), count, passes(rows, number))
         for number, (rows, count) in enumerate(zip(members, counts, strict=True))
     ]
 

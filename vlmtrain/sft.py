@@ -15,6 +15,7 @@ from trl import SFTConfig, SFTTrainer
 
 from vlmtrain.arguments import arguments
 from vlmtrain.auto_batch import attempts
+from vlmtrain.folded import share
 from vlmtrain.forwards import weigh_rows
 from vlmtrain.job import Job
 from vlmtrain.model import quiet
@@ -106,6 +107,7 @@ def make_trainer(job: Job) -> Trainer:
     supervision = job.config.supervision
     assert supervision is not None
     heaviest = max(read_weights(job.rows, supervision.weight_by)) if supervision.weight_by else 1.0
+    collator = SupervisedCollator(job.loaded.processor, job.loaded.family, supervision, heaviest)
     with quiet():
         trainer = Trainer(
             model=job.loaded.model,
@@ -117,11 +119,14 @@ def make_trainer(job: Job) -> Trainer:
             ),
             train_dataset=job.rows,
             eval_dataset=job.eval_rows,
-            data_collator=SupervisedCollator(job.loaded.processor, job.loaded.family, supervision, heaviest),
+            data_collator=collator,
             processing_class=job.loaded.processor,
             peft_config=job.lora,
         )
         attach(trainer, job)
+    # NEFTune's noise depends on how long a row is, and each row has its own.
+    if supervision.share_prefix and not supervision.neftune_noise_alpha:
+        collator.share = share(trainer, job)
     return trainer
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import colour_rows as rows
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +15,9 @@ from hypothesis import strategies as st
 from test_family_training import all_parts, gradients, same, started
 
 from vlmtrain import family as families
+from vlmtrain.image_order import by_image, image_keys
 from vlmtrain.model import Loaded
+from vlmtrain.ordering import Batches, Grouped, Part, random_of
 from vlmtrain.sharing import fold, gathered, segment_mask
 
 ROWS = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=7), min_size=1, max_size=6)
@@ -24,10 +28,10 @@ def padded(rows: list[list[int]]) -> torch.Tensor:
 
 
 @settings(deadline=None)
-@given(rows=ROWS, data=st.data())
-def test_every_token_comes_back_and_sees_its_own_row(rows: list[list[int]], data: st.DataObject) -> None:
-    ids, lengths = padded(rows), [len(row) for row in rows]
-    of = data.draw(st.lists(st.integers(0, 2), min_size=len(rows), max_size=len(rows)))
+@given(given_rows=ROWS, data=st.data())
+def test_every_token_comes_back_and_sees_its_own_row(given_rows: list[list[int]], data: st.DataObject) -> None:
+    ids, lengths = padded(given_rows), [len(row) for row in given_rows]
+    of = data.draw(st.lists(st.integers(0, 2), min_size=len(given_rows), max_size=len(given_rows)))
     groups = [[row for row, one in enumerate(of) if one == group] for group in sorted(set(of))]
     found = fold(ids, lengths, groups)
     folded = gathered(ids, found["fold"])
@@ -36,14 +40,14 @@ def test_every_token_comes_back_and_sees_its_own_row(rows: list[list[int]], data
     seen = segment_mask(found["segment"])[:, 0]
     width = folded.shape[1]
     for row, length in enumerate(lengths):
-        assert back[row, :length].tolist() == rows[row]
+        assert back[row, :length].tolist() == given_rows[row]
         for place in range(length):
             group, at = divmod(int(found["unfold"][row, place]), width)
-            assert folded[group][seen[group, at]].tolist() == rows[row][: place + 1]
+            assert folded[group][seen[group, at]].tolist() == given_rows[row][: place + 1]
     tokens = sum(
         common + sum(lengths[row] - common for row in group)
         for group in groups
-        for common in [next(n for n in range(8, -1, -1) if len({tuple(rows[r][:n]) for r in group}) == 1
+        for common in [next(n for n in range(8, -1, -1) if len({tuple(given_rows[r][:n]) for r in group}) == 1
                             and all(lengths[r] >= n for r in group))]
     )
     assert int((found["segment"] >= 0).sum()) == tokens
@@ -105,3 +109,71 @@ def test_families_say_why_they_do_not_share() -> None:
     for name in families.names():
         family = families.load(name)
         assert family.folds or family.folds_not != "an image classifier" or family.task == "classify"
+
+
+def asked_often(family: families.Family) -> list[dict[str, Any]]:
+    """Four questions on one image, two on another, one without any, and one that stands before its image."""
+    red, blue = rows.picture("red", (60, 40)), rows.picture("blue", (40, 70))
+    made = []
+    for number, (shown, times) in enumerate(((red, 4), (blue, 2))):
+        for turn in range(times):
+            ask = rows.user(rows.PLACE, "Which colour is it, then?" if turn else f"What is at {turn}?")
+            made.append(rows.sample(f"r{number}-{turn}", [ask, rows.assistant(f"It is {turn * 7}.")], [shown]))
+    made.append(rows.sample("text", [rows.user("Say yes."), rows.assistant("Yes.")], []))
+    ask = rows.user("Which colour is it, then?", rows.PLACE)
+    made.append(rows.sample("late", [ask, rows.assistant("Red, I say.")], [red]))
+    return made
+
+
+def test_rows_on_one_image_change_nothing(
+    loaded: Loaded, model_folder: Callable[[str], Path], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Loss of each row, gradients; each image through the tower once, what it is asked about as a branch."""
+    family, found, each, images = loaded.family, {}, {}, {}
+    data = rows.write(tmp_path / "sft", asked_often(family))
+    for shared in (True, False):
+        trainer, _ = started(
+            "sft", family, model_folder(family.name), data.parent, share_prefix=shared, eval_fraction=0.0
+        )
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        assert ("sharing" in batch) is (shared and family.folds)
+        if "sharing" in batch:
+            assert sorted(set(batch["sharing"]["segment"].flatten().tolist())) == [-1, 0, 1, 2, 3, 4]
+            assert len(batch["sharing"]["fold"]) == len(asked_often(family)) - 4
+        images[shared] = batch["pixel_values"].numel()
+        found[shared] = gradients(trainer)
+        with torch.no_grad():
+            inputs = trainer.with_features(batch)
+            each[shared] = trainer.model(**inputs, use_cache=False, fused_lm_head=True).log_probs.sum(1)
+    torch.testing.assert_close(each[True], each[False], rtol=1e-5, atol=1e-5)
+    same(found[True], found[False])
+    assert (images[True] < images[False]) is family.folds
+    record_property("matrix", "pass" if family.folds else family.folds_not)
+
+
+KEYS = st.lists(st.integers(0, 6), min_size=1, max_size=40)
+
+
+@given(keys=KEYS, batch=st.integers(1, 5), seed=st.integers(0, 3))
+def test_rows_of_an_image_meet_and_none_is_lost(keys: list[int], batch: int, seed: int) -> None:
+    number = np.asarray(keys)
+    part = Part(len(keys), len(keys), by_image(np.arange(len(keys)), number, lambda turn: random_of(seed, turn)))
+    order = Grouped([part], batch * 2, batch, seed, lambda rows: [1] * len(rows), together=number)
+    epochs = []
+    for epoch in range(2):
+        order.set_epoch(epoch)
+        epochs.append(list(order))
+        assert sorted(epochs[-1]) == list(range(len(keys)))
+    order.set_epoch(0)
+    assert list(order) == epochs[0]
+
+
+def test_images_share_batches_as_far_as_they_go_in() -> None:
+    keys = np.repeat(np.arange(50), 4)
+    part = Part(200, 200, by_image(np.arange(200), keys, lambda turn: random_of(0, turn)))
+    order = Grouped([part], 16, 8, 0, lambda rows: [int(row) % 7 for row in rows], together=keys)
+    batches = [[int(keys[row]) for row in rows_] for rows_ in Batches(order, 16, 8)]
+    assert all(len(set(batch)) == len(batch) // 4 for batch in batches)
+    assert len({tuple(sorted(set(batch))) for batch in batches}) == 25
+    alone = image_keys([["a"], [], ["a"], [], ["a", "b"]])
+    assert alone[0] == alone[2] and len(set(alone.tolist())) == 4

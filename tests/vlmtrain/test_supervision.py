@@ -101,6 +101,15 @@ def trainer_for(folder: Path, made: list[dict[str, Any]], base: Path, **options:
     return make_trainer(job)
 
 
+def plain_batch(trainer: Any) -> dict[str, Any]:
+    """All rows as plain transformers takes them, none folded."""
+    collate = trainer.data_collator.collate
+    share, collate.share = collate.share, None
+    batch: dict[str, Any] = collate(list(trainer.train_dataset))
+    collate.share = share
+    return batch
+
+
 @pytest.mark.parametrize("compact", [True, False])
 def test_weighted_loss_is_the_formula(base: Path, tmp_path: Path, compact: bool) -> None:
     """sum w nll / sum w n over the rows of an optimizer step, from plain forwards by hand."""
@@ -112,7 +121,7 @@ def test_weighted_loss_is_the_formula(base: Path, tmp_path: Path, compact: bool)
     options = {"weight_by": "quality", "batch_size": 3, "accumulate": 2, "max_steps": 1, "compact_head": compact}
     trainer = trainer_for(tmp_path, made, base, **options)
     top = bottom = 0.0
-    batch = trainer.data_collator(list(trainer.train_dataset))
+    batch = plain_batch(trainer)
     order = [row["id"] for row in trainer.train_dataset]
     with torch.no_grad():
         plain = {key: value for key, value in batch.items() if key not in ("labels", "weight")}
@@ -153,7 +162,7 @@ def test_a_row_of_weight_zero_is_as_if_it_were_not_there(base: Path, tmp_path: P
     trainer = trainer_for(tmp_path / "more", weighed(4, [1, 1, 2, 2]), base, weight_by="quality")
     grads = []
     for kept in (slice(None), slice(0, 3)):
-        batch = trainer.data_collator(list(trainer.train_dataset))
+        batch = plain_batch(trainer)
         batch["weight"][3] = 0
         batch = {key: value[kept] for key, value in batch.items()}
         trainer.model.zero_grad()
@@ -168,7 +177,7 @@ def test_small_weights_lose_nothing(base: Path, tmp_path: Path) -> None:
     """TRL divides by one token at least; a step whose weights add up to less than that is divided by them."""
     weights = [1e-4] * 4 + [1.0]
     trainer = trainer_for(tmp_path, weighed(5, weights), base, weight_by="quality")
-    batch = trainer.data_collator(list(trainer.train_dataset))
+    batch = plain_batch(trainer)
     light = {key: value[batch["weight"] < 1] for key, value in batch.items()}
     items = (light["weight"][:, None] * (light["labels"][:, 1:] >= 0)).sum()
     assert 0 < items < 1
@@ -216,7 +225,7 @@ def test_dft_and_neftune_reach_the_trainer(base: Path, tmp_path: Path) -> None:
     made = rows.colours(8)
     first = trainer_for(tmp_path / "nll", made, base)
     second = trainer_for(tmp_path / "dft", made, base, loss_type="dft")
-    batch = first.data_collator(list(first.train_dataset))
+    batch = plain_batch(first)
     with torch.no_grad():
         logits = first.model(**{key: v for key, v in batch.items() if key != "labels"}).logits[:, :-1].float()
     labels = batch["labels"][:, 1:]

@@ -14,6 +14,7 @@ __all__ = ["sft"]
 @click.command()
 @training_options
 @click.option("--train-on", help="Tokens with a loss: assistant, completion, all. [assistant]")
+@click.option("--group-by-image", is_flag=True, default=None, help="Rows on one image share a batch, and its tokens.")
 def sft(**flags: Any) -> None:
     """Supervised fine-tuning on conversations.
 
