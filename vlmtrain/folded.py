@@ -55,6 +55,8 @@ def share(trainer: Any, job: Job) -> Share | None:
         job.reporter.say(f"rows do not share their beginning: {reason}")
         return None
     unfold_outputs(net)
+    if getattr(trainer, "ref_model", None) is not None:
+        unfold_outputs(trainer.accelerator.unwrap_model(trainer.ref_model))
     return Share(window(net))
 
 
