@@ -6,8 +6,6 @@ data brings reaches it as JSON that cannot leave its script element, and is show
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from vlmdata.atomic import replacing
 from vlmdata.errors import ConfigError
 from vlmdata.findings import findings
 from vlmdata.gallery_rows import Pictures, choose, rejects, rows
+from vlmdata.page_script import digest, script_json
 from vlmdata.report_file import check_file
 from vlmdata.shards import Shards
 from vlmdata.stats import MEASURES, Stats, collect
@@ -92,14 +91,6 @@ def preview(
     return Gallery(out, len(shown), len(shards), len(bad), len(page))
 
 
-def script_json(value: Any) -> str:
-    """JSON that may stand in a ``<script>`` element: no text in it can end the element or open a comment."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
 def _page(shards: Shards, stats: Stats, data: Mapping[str, Any]) -> bytes:
     import jinja2
 
@@ -118,7 +109,6 @@ def _page(shards: Shards, stats: Stats, data: Mapping[str, Any]) -> bytes:
     environment.filters["megabytes"] = lambda size: f"{size / 1e6:,.1f} MB"
     read = environment.loader.get_source  # type: ignore[union-attr]
     style, script = (read(environment, name)[0] for name in ("preview.css", "preview.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     charts = [
         (MEASURES[name], spread, histogram_svg(spread, MEASURES[name].title, MEASURES[name].unit))
         for name, spread in stats.distributions.items()
@@ -137,7 +127,7 @@ def _page(shards: Shards, stats: Stats, data: Mapping[str, Any]) -> bytes:
         options={name: _option(value) for name, value in shards.manifest.options.items()},
         style=style,
         script=script,
-        digest=digest,
+        digest=digest(script).removeprefix("sha256-"),
         data=script_json(data),
     )
     # A lone surrogate that JSON brought would be no UTF-8; spelled out it is valid JSON again.

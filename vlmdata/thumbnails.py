@@ -34,14 +34,17 @@ def thumbnail(data: bytes, side: int) -> str | None:
             if opened.width * opened.height > MAX_PIXELS:
                 return None
             opened.draft("RGB", (2 * side, 2 * side))
-            picture = PIL.ImageOps.exif_transpose(opened).convert("RGBA")
+            upright = PIL.ImageOps.exif_transpose(opened)
+            picture = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
     except Exception:  # whatever broken bytes make a decoder raise: there is nothing to show
         return None
     picture.thumbnail((side, side))
-    flat = PIL.Image.new("RGB", picture.size, "white")
-    flat.paste(picture, mask=picture.getchannel("A"))
+    flat = picture
+    if picture.mode == "RGBA":
+        flat = PIL.Image.new("RGB", picture.size, "white")
+        flat.paste(picture, mask=picture.getchannel("A"))
     out = BytesIO()
-    flat.save(out, "WEBP", quality=_QUALITY, method=4)
+    flat.save(out, "WEBP", quality=_QUALITY, method=2)
     return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 

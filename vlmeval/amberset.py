@@ -14,7 +14,7 @@ from typing import Any
 
 from vlmdata.errors import DataError, MissingError, choices
 
-__all__ = ["AmberSet", "Annotation", "GROUPS", "PARTS", "locate", "read"]
+__all__ = ["AmberSet", "Annotation", "GROUPS", "PARTS", "locate", "pairs", "read"]
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "generative": ("generative",),
@@ -95,6 +95,32 @@ def read(folder: Path) -> AmberSet:
             raise DataError(f"{place / 'annotations.json'}, item {number}: id {note.id} stands there twice")
         annotations[note.id] = note
     return AmberSet(annotations, _queries(place, data), association, safe, starts, data)
+
+
+def pairs(amber: AmberSet) -> list[tuple[int, int]]:
+    """Ids of questions that ask the same thing both ways: "Is the sky sunny?", "Is the sky gloomy?".
+
+    The data do not name them; they are attribute questions that follow each other in the file, of one image and one
+    type, one true and one not. In the official data all 7,628 attribute questions are such pairs, 3,814 of them.
+    Without queries the images are not known, and there are none.
+    """
+    found = []
+    before: Annotation | None = None
+    for note in amber.annotations.values():
+        if before is not None and _complementary(amber, before, note):
+            found.append((before.id, note.id))
+            before = None
+        else:
+            before = note
+    return found
+
+
+def _complementary(amber: AmberSet, one: Annotation, other: Annotation) -> bool:
+    images = [amber.queries[note.id][0] if note.id in amber.queries else None for note in (one, other)]
+    alike = (
+        one.groups == other.groups and "attribute" in one.groups and images[0] is not None and images[0] == images[1]
+    )
+    return alike and one.truth != other.truth
 
 
 def _text(path: Path, data: dict[str, str]) -> str:

@@ -1,21 +1,24 @@
 """Two or more evaluations of one task: what differs, and what of it is more than noise.
 
 Figures stand side by side as each run reports them. Tests are paired, over the items both runs answered: exact
-McNemar on right and wrong answers, and for every metric the bootstrap of its difference, images drawn alike for both.
+McNemar on right and wrong answers and its form for whole images, and for every metric the bootstrap of its difference,
+images drawn alike for both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from vlmdata.errors import ConfigError, DataError
-from vlmeval import measure, store
-from vlmeval.metrics.sums import total
-from vlmeval.task import Task, load
+from vlmdata.errors import ConfigError, choices
+from vlmeval import runs as folders
+from vlmeval import verdicts
+from vlmeval.pairs import Draws, Pair, pair
+from vlmeval.runs import Run
+from vlmeval.task import Task, recorded
 
 __all__ = ["Comparison", "Pair", "Run", "compare"]
 
@@ -23,210 +26,135 @@ _ALL_PAIRS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One evaluation folder: its name in the comparison, its report, its scores."""
-
-    name: str
-    folder: Path
-    report: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two runs, paired.
+class Comparison:
+    """All runs, all pairs (with more than three runs: each against the first, and neighbours), all warnings.
 
     Attributes:
-        one: name of the first.
-        other: name of the second.
-        common: items both answered.
-        mcnemar: group to ``right_to_wrong``, ``wrong_to_right`` and the exact two-sided ``p``.
-        differences: ``group``, ``metric``, ``difference`` (second minus first, in the metric's unit), ``interval``
-            (95 %) and ``verdict``: better, worse, changed or inside noise.
-        flips: items one got right and the other wrong: (row of the first, row of the second).
-        texts: texts of both to the same item: (row of the first, row of the second).
+        task: of all runs.
+        runs: the baseline first, the others in the order they were given.
+        pairs: see ``Pair``; those with the baseline come first.
+        notes: what a reader must be told.
+        order: names of the runs by the first headline figure, best first.
+        sentences: what was found, in plain English: a few lines for each pair, one for each of many.
     """
-
-    one: str
-    other: str
-    common: int
-    mcnemar: Mapping[str, Mapping[str, Any]]
-    differences: Sequence[Mapping[str, Any]]
-    flips: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
-    texts: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """All runs, all pairs (with more than three runs: neighbours, and each against the first), all warnings."""
 
     task: Task
     runs: Sequence[Run]
     pairs: Sequence[Pair]
     notes: Sequence[str]
+    order: Sequence[str] = ()
+    sentences: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the texts, which stand in the runs' own files."""
-        keep = ("coverage", "official", "exact", "rates", "headline")
-        return {
-            "task": self.task.name,
-            "runs": [{"name": run.name, **{k: run.report[k] for k in keep if k in run.report}} for run in self.runs],
-            "pairs": [_pair_json(pair) for pair in self.pairs],
-            "notes": list(self.notes),
-        }
+        """Everything but the texts, which stand in the runs' own files; see ``vlmeval.tidy``."""
+        from vlmeval.tidy import to_json
+
+        return to_json(self)
 
 
-def compare(runs: Sequence[str | Path], *, names: Sequence[str] = ()) -> Comparison:
+def compare(
+    runs: Sequence[str | Path],
+    *,
+    names: Sequence[str] = (),
+    baseline: str | None = None,
+    task: str | Path | None = None,
+) -> Comparison:
     """Compare evaluation folders; the first is the one others are measured against.
 
     Args:
         runs: two or more folders written by ``evaluate``.
         names: what to call them, in order; the folders' own names when left out.
+        baseline: name of the run to be measured against instead of the first.
+        task: Python file of a task of one's own, where it is not where the runs recorded it.
 
     Raises:
-        ConfigError: fewer than two runs, names that do not fit, or runs of different tasks or data.
+        ConfigError: fewer than two runs, names that do not fit, or runs of different tasks, data or questions.
         MissingError: a folder is no finished evaluation.
         DataError: a file in it is damaged.
     """
     if len(runs) < 2:
         raise ConfigError(f"compare takes two or more evaluation folders, got {len(runs)}")
-    if names and len(names) != len(runs):
-        raise ConfigError(f"{len(names)} names for {len(runs)} runs: give --name once for each run, in order")
-    called = list(names) or _names([Path(run) for run in runs])
-    if len(set(called)) != len(called):
-        raise ConfigError(f"two runs have the same name in {', '.join(called)}: give --name once for each run")
-    read = [_read(Path(run), name) for run, name in zip(runs, called, strict=True)]
-    task = load(read[0].report["task"])
-    notes = _comparable(read)
-    pairs = [_pair(task, one, other) for one, other in _pairs(read)]
-    return Comparison(task, read, pairs, notes)
+    called = folders.called([Path(run) for run in runs], names)
+    if baseline is not None and baseline not in called:
+        raise ConfigError(f"--baseline {baseline!r} is none of the runs; valid: {choices(called)}")
+    read = [folders.read(Path(run), name) for run, name in zip(runs, called, strict=True)]
+    read.sort(key=lambda run: run.name != (baseline or called[0]))
+    notes = folders.notes(read)
+    found = recorded(read[0].report, task)
+    draws = Draws(found, {ident: place for place, ident in enumerate(_idents(read))})
+    few = len(read) <= _ALL_PAIRS
+    pairs = [pair(one, other, draws, full=few or one is read[0]) for one, other in _pairs(read, notes)]
+    notes += _strange(found, read)
+    _correct(pairs)
+    _say(found, pairs)
+    order = verdicts.standing(found, {run.name: run.report for run in read})
+    return Comparison(found, read, pairs, [*notes, *draws.notes, *_rough(pairs)], order, _sentences(found, read, pairs))
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    """Folder names; with so much of their parents that they differ."""
-    parts = [folder.resolve().parts for folder in folders]
-    depth = 1
-    while len({part[-depth:] for part in parts}) < len(parts) and depth < max(map(len, parts)):
-        depth += 1
-    return ["/".join(part[-depth:]) for part in parts]
+def _strange(task: Task, runs: Sequence[Run]) -> list[str]:
+    """Groups in the scores that the task does not have: they are in no figure."""
+    found = []
+    for run in runs:
+        for group in dict.fromkeys(group for row in run.rows for group in row["groups"] if group not in task.groups):
+            count = sum(group in row["groups"] for row in run.rows)
+            found.append(
+                f"{count:,} scores of {run.name} count in {group!r}, which {task.name} does not have any more."
+            )
+    return found
 
 
-def _read(folder: Path, name: str) -> Run:
-    report = store.read_json(folder / store.REPORT)
-    rows = store.read_rows(folder / store.SCORES)
-    needed = ("task", "protocol", "coverage", "counts", "headline")
-    absent = [key for key in needed if key not in report]
-    if absent:
-        raise DataError(f"{folder / store.REPORT} has no {absent[0]!r}: expected a report of vlmeval")
-    for number, row in enumerate(rows, 1):
-        if not {"id", "groups", "cluster", "counts", "correct"} <= row.keys():
-            raise DataError(f"{folder / store.SCORES}, line {number} is no score")
-    return Run(name, folder, report, rows)
+def _idents(runs: Sequence[Run]) -> dict[int | str, None]:
+    """All ids, in the order of the first run, then of the others."""
+    return {row["id"]: None for run in runs for row in run.rows}
 
 
-def _comparable(runs: Sequence[Run]) -> list[str]:
-    """Refuse what cannot be compared; say what compares badly."""
-    notes = [f"{run.name}: {run.report['headline']}" for run in runs if run.report["headline"]]
+def _pairs(runs: Sequence[Run], notes: list[str]) -> list[tuple[Run, Run]]:
+    """Runs to be paired; two that share no item are refused when one is the baseline, else left out with a note."""
     first = runs[0]
     for run in runs[1:]:
-        if run.report["task"] != first.report["task"]:
-            raise ConfigError(
-                f"{first.name} is an evaluation of {first.report['task']}, {run.name} of {run.report['task']}: "
-                "expected runs of one task"
-            )
-        ours, theirs = first.report["protocol"], run.report["protocol"]
-        changed = [name for name in ours["data"] if theirs["data"].get(name, ours["data"][name]) != ours["data"][name]]
-        if changed:
-            raise ConfigError(f"{first.name} and {run.name} were scored on different data: {changed[0]} differs")
-        # What the answers were like is a result, not a rule.
-        for key in sorted((ours.keys() & theirs.keys()) - {"answers", "data", "unread"}):
-            if ours[key] != theirs[key]:
-                notes.append(f"{key.replace('_', ' ')} differs: {first.name} {ours[key]}, {run.name} {theirs[key]}")
-    if len({run.report["coverage"]["answered"] for run in runs}) > 1:
-        notes.append("The runs answered different numbers of items: the table shows each on its own, tests are paired.")
-    return notes
+        if not first.answers.keys() & run.answers.keys():
+            raise ConfigError(f"{first.name} and {run.name} have no item in common: there is nothing to compare")
+    wanted = [(first, run) for run in runs[1:]]
+    others = list(combinations(runs[1:], 2) if len(runs) <= _ALL_PAIRS else zip(runs[1:], runs[2:], strict=False))
+    for one, other in others:
+        if one.answers.keys() & other.answers.keys():
+            wanted.append((one, other))
+        else:
+            notes.append(f"{one.name} and {other.name} have no item in common and are not paired.")
+    return wanted
 
 
-def _pairs(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
-    if len(runs) <= _ALL_PAIRS:
-        return list(combinations(runs, 2))
-    with_first = [(runs[0], run) for run in runs[1:]]
-    return [*with_first, *zip(runs[1:], runs[2:], strict=False)]
+def _correct(pairs: Sequence[Pair]) -> None:
+    """Holm's correction: headline figures of all pairs are one family, McNemar tests of all groups another."""
+    from vlmeval.metrics.pair_tests import holm
+
+    tests = [test for found in pairs for test in found.mcnemar.values()]
+    for key in ("p", "clustered_p"):
+        for test, corrected in zip(tests, holm([test[key] for test in tests]), strict=True):
+            test[f"{key}_holm"] = corrected
+    entries = [entry for found in pairs for entry in found.differences]
+    family = [entry["p"] if entry["headline"] else None for entry in entries]
+    for entry, corrected in zip(entries, holm(family), strict=True):
+        entry["p_holm"] = corrected
 
 
-def _pair(task: Task, one: Run, other: Run) -> Pair:
-    left, right = ({row["id"]: row for row in reversed(run.rows)} for run in (one, other))
-    both = [(left[ident], right[ident]) for ident in dict.fromkeys(row["id"] for row in one.rows) if ident in right]
-    flips = [(a, b) for a, b in both if None not in (a["correct"], b["correct"]) and a["correct"] != b["correct"]]
-    texts = [(a, b) for a, b in both if a["correct"] is None and b["correct"] is None]
-    return Pair(one.name, other.name, len(both), _mcnemar(task, both), _differences(task, both), flips, texts)
+def _say(task: Task, pairs: Sequence[Pair]) -> None:
+    metrics = {metric.name: metric for metric in task.metrics}
+    for entry in (entry for found in pairs for entry in (*found.differences, *found.by_facet)):
+        entry["words"] = verdicts.words(entry, metrics[entry["metric"]])
 
 
-def _mcnemar(task: Task, both: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    from vlmeval.metrics.intervals import mcnemar
+def _rough(pairs: Sequence[Pair]) -> list[str]:
+    from vlmeval.metrics.intervals import FEW
 
-    result = {}
-    answered = [(a, b) for a, b in both if None not in (a["correct"], b["correct"])]
-    for group in measure.groups_of(task, [a for a, _ in answered]):
-        members = [(a["correct"], b["correct"]) for a, b in answered if group in a["groups"] and group in b["groups"]]
-        lost, won = members.count((True, False)), members.count((False, True))
-        result[group] = {"n": len(members), "right_to_wrong": lost, "wrong_to_right": won, "p": mcnemar(lost, won)}
-    return result
+    least = min(found.images for found in pairs)
+    if least >= FEW:
+        return []
+    return [f"Intervals of differences are rough: they rest on {least} images, {FEW} or more are wanted."]
 
 
-def _differences(task: Task, both: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    import numpy as np
-
-    from vlmeval.metrics.intervals import interval
-
-    clusters = list(dict.fromkeys(a["cluster"] for a, _ in both))
-    sides: list[list[Mapping[str, Any]]] = [[a for a, _ in both], [b for _, b in both]]
-    drawn = [measure.resampled(task, side, clusters) if len(clusters) > 1 else {} for side in sides]
-    result = []
-    for group in measure.groups_of(task, sides[0]):
-        sums = [total(row["counts"] for row in side if group in row["groups"]) for side in sides]
-        for metric in (metric for metric in task.metrics if group in metric.groups):
-            before, after = (measure.value(metric, side) for side in sums)
-            if before is None or after is None:
-                continue
-            span = None
-            if all(group in side for side in drawn):
-                low, high = (np.asarray(metric.value(side[group]), dtype=np.float64) for side in drawn)
-                span = interval(high - low)
-            result.append(
-                {
-                    "group": group,
-                    "metric": metric.name,
-                    "difference": after - before,
-                    "interval": list(span) if span else None,
-                    "verdict": _verdict(after - before, span, metric.better),
-                }
-            )
-    return result
-
-
-def _verdict(difference: float, span: tuple[float, float] | None, better: str | None) -> str:
-    if span is None:
-        return "unknown"
-    if span[0] <= 0 <= span[1]:
-        return "inside noise"
-    if better is None:
-        return "changed"
-    return "better" if (difference > 0) == (better == "high") else "worse"
-
-
-def _pair_json(pair: Pair) -> dict[str, Any]:
-    flips = [
-        {
-            "id": a["id"],
-            "groups": a["groups"],
-            "prompt": a.get("prompt"),
-            "target": a.get("target"),
-            "one": a.get("response"),
-            "other": b.get("response"),
-            "change": "right_to_wrong" if a["correct"] else "wrong_to_right",
-        }
-        for a, b in pair.flips
-    ]
-    whole = {"one": pair.one, "other": pair.other, "common": pair.common, "mcnemar": pair.mcnemar}
-    return {**whole, "differences": list(pair.differences), "flips": flips}
+def _sentences(task: Task, runs: Sequence[Run], pairs: Sequence[Pair]) -> list[str]:
+    many = len(runs) > _ALL_PAIRS
+    shown = [found for found in pairs if not many or found.one == runs[0].name]
+    lines = [line for found in shown for line in verdicts.pair_lines(task, found, brief=many)]
+    return [*lines, *verdicts.changed(task, pairs)]

@@ -1,25 +1,28 @@
-"""A comparison as one terminal table, Markdown, JSON and one self-contained HTML file with what flipped."""
+"""A comparison as one terminal table, Markdown, JSON, CSV and one self-contained HTML page of what flipped."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlmdata.errors import ConfigError, MissingError, OutputExistsError
-from vlmeval import store
+from vlmdata.terminal import harmless
+from vlmeval import published_table, store, verdicts
 from vlmeval.compare import Comparison, Pair
-from vlmeval.report import label, render, subject, table_lines
-from vlmeval.task import Metric
-from vlmeval.thumbnails import Thumbnails
-from vlmeval.view import Cell, cell, signed
+from vlmeval.compare_page import html
+from vlmeval.markdown import escape, folded, published_lines, table_lines, value_and_span
+from vlmeval.report import screen
+from vlmeval.side_by_side import Line, against_before, difference, lines, named
+from vlmeval.tidy import to_csv
+from vlmeval.view import label, partial, signed
 
 __all__ = ["check", "html", "markdown", "sentences", "terminal", "write"]
 
 _ONE_LINE = 3
-_SHOWN = 120
-_TEXTS = 12
+_NOTES = 12
+_MARKS = {"better": ("▲", "green"), "worse": ("▼", "red"), "changed": ("•", "yellow")}
 
 
 def check(files: Mapping[str, Path | None], images: Path | None, *, overwrite: bool) -> None:
@@ -28,11 +31,14 @@ def check(files: Mapping[str, Path | None], images: Path | None, *, overwrite: b
     Raises:
         OutputExistsError: a file is there, and ``overwrite`` is not set.
         MissingError: there is no such image folder.
-        ConfigError: two files are the same one.
+        ConfigError: two files are the same one, or one is a folder.
     """
     given = [path for path in files.values() if path is not None]
     if len({path.resolve() for path in given}) < len(given):
-        raise ConfigError("two of --html, --markdown and --json name the same file")
+        raise ConfigError(f"two of {', '.join(f'--{name}' for name in files)} name the same file")
+    folders = [path for path in given if path.is_dir()]
+    if folders:
+        raise ConfigError(f"{folders[0]} is a folder, expected the name of a file to write")
     there = [path for path in given if path.exists()]
     if there and not overwrite:
         raise OutputExistsError(f"{there[0]} is there already: replace it with --overwrite")
@@ -45,218 +51,158 @@ def write(comparison: Comparison, files: Mapping[str, Path | None], images: Path
 
     Args:
         comparison: what is written.
-        files: where: ``html``, ``markdown``, ``json`` (with every flip); None or absent is not written.
+        files: where: ``html``, ``markdown``, ``json`` (with every flip), ``csv``; None or absent is not written.
+            Pictures that the page has no room for go to a folder beside it, ``NAME-thumbnails``.
         images: image folder for the HTML file; None takes the one the runs recorded.
     """
-    content = {
-        "html": lambda: html(comparison, images),
-        "markdown": lambda: markdown(comparison),
-        "json": lambda: json.dumps(comparison.to_json(), ensure_ascii=False, indent=1, allow_nan=False) + "\n",
+    content: dict[str, Callable[[Path], str]] = {
+        "html": lambda path: html(comparison, images, path.with_name(f"{path.stem}-{store.THUMBNAILS}")),
+        "markdown": lambda path: markdown(comparison),
+        "json": lambda path: json.dumps(comparison.to_json(), ensure_ascii=False, indent=1, allow_nan=False) + "\n",
+        "csv": lambda path: to_csv(comparison),
     }
     for kind, path in files.items():
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            store.write(path, content[kind]())
-
-
-def _rows(comparison: Comparison) -> list[tuple[str, Metric, list[Cell]]]:
-    """(group, metric, a cell for each run) of the headline figures any run has."""
-    metrics = {metric.name: metric for metric in comparison.task.metrics}
-    wanted = [
-        (group, name)
-        for group, name in comparison.task.headline
-        if any(group in run.report["counts"] for run in comparison.runs)
-    ]
-    if not wanted:
-        first = next(iter(comparison.runs[0].report["counts"]))
-        wanted = [(first, metric.name) for metric in metrics.values() if first in metric.groups]
-    return [(g, metrics[name], [cell(run.report, g, metrics[name]) for run in comparison.runs]) for g, name in wanted]
-
-
-def _difference(pair: Pair, group: str, metric: Metric) -> Mapping[str, Any] | None:
-    same = (d for d in pair.differences if d["group"] == group and d["metric"] == metric.name)
-    return next(same, None)
-
-
-def _against_before(comparison: Comparison, index: int, group: str, metric: Metric) -> str:
-    """The verdict of a run against the run to its left."""
-    if index == 0:
-        return ""
-    names = (comparison.runs[index - 1].name, comparison.runs[index].name)
-    pair = next((p for p in comparison.pairs if (p.one, p.other) == names), None)
-    found = _difference(pair, group, metric) if pair else None
-    return str(found["verdict"]) if found else ""
-
-
-_MARKS = {"better": ("▲", "green"), "worse": ("▼", "red"), "changed": ("•", "yellow")}
-
-
-def terminal(comparison: Comparison, width: int | None = None, color: bool | None = None) -> str:
-    """One table: a row for each headline figure, a column for each run; under it what flipped.
-
-    Args:
-        comparison: what is shown.
-        width: columns; None takes the terminal's, 80 where there is none.
-        color: None decides by whether standard output is a terminal.
-    """
-    import sys
-
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    live = sys.stdout.isatty() if color is None else color
-    console = Console(width=width or (None if sys.stdout.isatty() else 80), force_terminal=live, no_color=not live)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.add_column(comparison.task.name.upper(), no_wrap=True)
-    for run in comparison.runs:
-        table.add_column(Text(run.name, overflow="fold"), justify="right")
-    gap = " " if len(comparison.runs) <= _ONE_LINE else "\n"
-    if any(run.report["headline"] for run in comparison.runs):
-        table.add_row("", *(Text(_partial(run.report), style="bold red") for run in comparison.runs))
-    for group, metric, cells in _rows(comparison):
-        values = []
-        for index, entry in enumerate(cells):
-            mark, style = _MARKS.get(_against_before(comparison, index, group, metric), (" ", ""))
-            text = Text(entry.text, style="bold").append(mark, style=style)
-            values.append(text.append(gap + entry.span, style="dim") if entry.span else text)
-        table.add_row(label(metric), *values)
-    with console.capture() as captured:
-        console.print(table)
-        legend = "95 % intervals; ▲ better ▼ worse • changed: more than noise against the run to the left"
-        console.print(Text(legend, style="dim"))
-        for line in sentences(comparison):
-            console.print(Text(line))
-        for note in comparison.notes:
-            console.print(Text(note, style="yellow"))
-    return captured.get()
-
-
-def _partial(report: Mapping[str, Any]) -> str:
-    return "" if report["coverage"]["complete"] else str(report["headline"]).split(" \N{MIDDLE DOT} ")[0]
+            with store.writing(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                store.write(path, content[kind](path))
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """What flipped between the runs of each pair, with the exact McNemar test."""
-    lines = []
-    for pair in comparison.pairs:
-        if pair.mcnemar:
-            group, test = next(iter(pair.mcnemar.items()))
-            lines.append(
-                f"{pair.one} → {pair.other}: {test['right_to_wrong']} right→wrong, {test['wrong_to_right']} wrong→right"
-                f" of {test['n']} ({comparison.task.groups[group].lower()}), McNemar p = {_p(test['p'])}"
-            )
-    return lines
+    """What was found, in plain English."""
+    return list(comparison.sentences)
 
 
-def _p(value: float) -> str:
-    return f"{value:.2g}" if value >= 1e-300 else "below 1e-300"
-
-
-def markdown(comparison: Comparison) -> str:
-    """The comparison as Markdown."""
-    names = [run.name for run in comparison.runs]
-    head = ["", *(f"{run.name} ({mark})" if (mark := _partial(run.report)) else run.name for run in comparison.runs)]
-    body = [[label(metric), *(_md(entry) for entry in cells)] for _, metric, cells in _rows(comparison)]
-    lines = [f"# {comparison.task.name.upper()}: {' | '.join(names)}", "", *table_lines(head, body), ""]
-    lines += ["95 % intervals in brackets. ↑ more is better, ↓ less is better.", "", "## Differences", ""]
-    pairs = comparison.pairs
-    body = []
-    for group, metric, _ in _rows(comparison):
-        found = [_difference(pair, group, metric) for pair in pairs]
-        body.append([label(metric), *(_change(difference) for difference in found)])
-    lines += [*table_lines(["", *(f"{pair.one} → {pair.other}" for pair in pairs)], body), ""]
-    lines += ["Paired, over the items both runs answered; images drawn with replacement.", ""]
-    lines += [f"- {line}" for line in sentences(comparison)]
-    lines += [f"- {note}" for note in comparison.notes]
-    return "\n".join([*lines, ""])
-
-
-def _md(entry: Cell) -> str:
-    return f"{entry.text} ({entry.span})" if entry.span else entry.text
-
-
-def _change(difference: Mapping[str, Any] | None) -> str:
-    if difference is None:
-        return "–"
-    low, high = difference["interval"] or (None, None)
-    span = f" ({signed(low)} to {signed(high)})" if low is not None else ""
-    return f"{signed(difference['difference'])}{span}, {difference['verdict']}"
-
-
-def html(comparison: Comparison, images: Path | None = None) -> str:
-    """The comparison as one HTML file: figures, differences, and every kind of flip to look at.
+def terminal(comparison: Comparison, width: int | None = None, color: bool | None = None) -> str:
+    """One table: a row for each headline figure, a column for each run; under it what was found.
 
     Args:
         comparison: what is shown.
-        images: image folder; None takes the first one a run recorded that is still there.
+        width: columns; None takes the terminal's, 80 where there is none. Where the runs do not fit side by side they
+            stand below each other.
+        color: None decides by whether standard output is a terminal, and by NO_COLOR.
     """
-    recorded = (run.report["protocol"]["answers"].get("images") for run in comparison.runs)
-    folder = images or next((Path(path) for path in recorded if path and Path(path).is_dir()), None)
-    picture = Thumbnails(folder)
-    return render(
-        "compare.html",
-        comparison=comparison,
-        title=f"{comparison.task.name.upper()}: {' · '.join(run.name for run in comparison.runs)}",
-        subjects=[(run.name, subject(run.report), _partial(run.report)) for run in comparison.runs],
-        rows=_rows(comparison),
-        verdicts={
-            (group, metric.name): [
-                _against_before(comparison, index, group, metric) for index in range(len(comparison.runs))
-            ]
-            for group, metric, _ in _rows(comparison)
-        },
-        forests=[_forest(comparison, pair) for pair in comparison.pairs],
-        sentences=sentences(comparison),
-        flips=[card for pair in comparison.pairs for card in _flips(comparison, pair, picture)],
-        texts=[card for pair in comparison.pairs for card in _texts(comparison, pair, picture)],
-        groups=comparison.task.groups,
-        skipped=picture.skipped,
-    )
+    from rich.text import Text
+
+    console = screen(width, color)
+    shown = lines(comparison)
+    with console.capture() as captured:
+        beside = 14 + sum(max(10, min(len(harmless(run.name)), 24) + 2) for run in comparison.runs) <= console.width
+        console.print((_beside if beside else _below)(comparison, shown))
+        legend = "95 % intervals; ▲ better ▼ worse • changed: more than noise against the run to the left"
+        console.print(Text(legend if beside else legend.replace("to the left", "above"), style="dim"))
+        for line in sentences(comparison):
+            console.print(Text(harmless(line), overflow="fold"))
+        for note in comparison.notes[:_NOTES]:
+            console.print(Text(harmless(note), style="yellow", overflow="fold"))
+        if len(comparison.notes) > _NOTES:
+            more = len(comparison.notes) - _NOTES
+            console.print(Text(f"{more} more notes stand in the files of --html and --json.", style="yellow"))
+    text: str = captured.get()
+    return text
 
 
-def _forest(comparison: Comparison, pair: Pair) -> dict[str, Any]:
-    """The differences of a pair, on one scale that holds all their intervals."""
-    entries = []
-    for group, metric, _ in _rows(comparison):
-        found = _difference(pair, group, metric)
-        if found is not None and metric.percent:
-            entries.append({"label": label(metric), "text": _change(found), **found})
-    reach = [abs(edge) for entry in entries for edge in (*(entry["interval"] or ()), entry["difference"])]
-    return {"pair": pair, "entries": entries, "reach": max([1.0, *reach]) * 1.05}
+def _value(comparison: Comparison, index: int, line: Line, gap: str) -> Any:
+    from rich.text import Text
+
+    entry = line.cells[index]
+    mark, style = _MARKS.get(against_before(comparison, index, line), (" ", ""))
+    text = Text(entry.text, style="bold").append(mark, style=style)
+    return text.append(gap + entry.span, style="dim") if entry.span else text
 
 
-def _flips(comparison: Comparison, pair: Pair, picture: Thumbnails) -> list[dict[str, Any]]:
-    """Flips as cards, both directions, drawn evenly so that every group has its share."""
-    share = _SHOWN // (2 * len(comparison.pairs))
-    cards = []
-    for lost in (True, False):
-        members = [(a, b) for a, b in pair.flips if a["correct"] is lost]
-        for a, b in _evenly(members, share):
-            change = "lost" if lost else "won"
-            url = picture(a["images"][0]) if a.get("images") else None
-            cards.append({"one": a, "other": b, "pair": pair, "change": change, "picture": url})
-    return cards
+def _beside(comparison: Comparison, shown: Sequence[Line]) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table.add_column(harmless(comparison.task.name).upper(), no_wrap=True)
+    for run in comparison.runs:
+        table.add_column(Text(harmless(run.name), overflow="fold"), justify="right")
+    if any(run.report["headline"] for run in comparison.runs):
+        table.add_row("", *(Text(partial(run.report), style="bold red") for run in comparison.runs))
+    gap = " " if len(comparison.runs) <= _ONE_LINE else "\n"
+    for line in shown:
+        values = [_value(comparison, index, line, gap) for index in range(len(comparison.runs))]
+        table.add_row(harmless(label(line.metric)), *values)
+    return table
 
 
-def _texts(comparison: Comparison, pair: Pair, picture: Thumbnails) -> list[dict[str, Any]]:
-    """Texts that changed most in what they invent, first those that got better."""
+def _below(comparison: Comparison, shown: Sequence[Line]) -> Any:
+    """Many runs: a row for each, the first figures only."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
 
-    def invented(row: Mapping[str, Any]) -> int:
-        return len(row["detail"].get("hallucinated", ()))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table.add_column(harmless(comparison.task.name).upper(), overflow="fold", max_width=26)
+    for line in shown[:4]:
+        table.add_column(harmless(label(line.metric)), justify="right", no_wrap=True)
+    for index, run in enumerate(comparison.runs):
+        name = Text(harmless(run.name), overflow="fold")
+        if partial(run.report):
+            name.append(f"\n{partial(run.report)}", style="bold red")
+        table.add_row(name, *(_value(comparison, index, line, "\n") for line in shown[:4]))
+    return table
 
-    changed = [(a, b) for a, b in pair.texts if a["response"] != b["response"]]
-    changed.sort(key=lambda both: invented(both[1]) - invented(both[0]))
-    share = max(2, _TEXTS // len(comparison.pairs))
-    chosen = changed if len(changed) <= share else [*changed[: share // 2], *changed[-(share // 2) :]]
-    return [
-        {"one": a, "other": b, "pair": pair, "picture": picture(a["images"][0]) if a.get("images") else None}
-        for a, b in chosen
+
+def markdown(comparison: Comparison) -> str:
+    """The comparison as Markdown: figures first, differences and notes folded below."""
+    names = [escape(run.name) for run in comparison.runs]
+    marks = [partial(run.report) for run in comparison.runs]
+    head = ["", *(f"{name} ({mark})" if mark else name for name, mark in zip(names, marks, strict=True))]
+    shown = lines(comparison)
+    body = [[escape(label(line.metric)), *map(value_and_span, line.cells)] for line in shown]
+    title = f"# {escape(comparison.task.name.upper())}: {escape(named(comparison))}"
+    text = [title, "", *table_lines(head, body), ""]
+    text += ["95 % intervals in brackets. ↑ more is better, ↓ less is better.", ""]
+    text += [f"- {escape(line)}" for line in sentences(comparison)]
+    text += [f"- **{escape(note)}**" for note in comparison.notes[:_NOTES]]
+    if rest := comparison.notes[_NOTES:]:
+        text += ["", *folded(f"{len(rest)} more notes", [f"- {escape(note)}" for note in rest])]
+    head = ["", *(f"{escape(pair.one)} → {escape(pair.other)}" for pair in comparison.pairs)]
+    body = [[escape(label(line.metric)), *(_change(line, pair) for pair in comparison.pairs)] for line in shown]
+    caption = "Paired, over the items both runs answered; images drawn with replacement."
+    text += ["", *folded("Differences", [*table_lines(head, body), "", caption])]
+    for pair in comparison.pairs:
+        text += _tests(comparison, pair)
+        text += _facets(comparison, pair)
+    runs = [(run.name, run.report) for run in comparison.runs]
+    if published := published_table.table(comparison.task, comparison.runs[0].report, runs):
+        text += folded("Among published results", published_lines(published))
+    return "\n".join(text).rstrip() + "\n"
+
+
+def _tests(comparison: Comparison, pair: Pair) -> list[str]:
+    if not pair.mcnemar:
+        return []
+    head = ["", "n", "right → wrong", "wrong → right", "McNemar p", "over images p", "after Holm"]
+    rows = [
+        [
+            escape(comparison.task.groups[group]),
+            *(f"{test[key]:,}" for key in ("n", "right_to_wrong", "wrong_to_right")),
+            *(verdicts.p_value(test[key]) if key in test else "–" for key in ("p", "clustered_p", "clustered_p_holm")),
+        ]
+        for group, test in pair.mcnemar.items()
     ]
+    return folded(f"Flips by group: {pair.one} → {pair.other}", table_lines(head, rows))
 
 
-def _evenly(members: Sequence[Any], count: int) -> list[Any]:
-    if len(members) <= count:
-        return list(members)
-    return [members[index * len(members) // count] for index in range(count)]
+def _facets(comparison: Comparison, pair: Pair) -> list[str]:
+    found = verdicts.largest(comparison.task, pair)
+    rows = [
+        [escape(f"{entry['facet']} {entry['value']}"), str(entry["n"]), signed(entry["difference"]), entry["verdict"]]
+        for entry in found
+    ]
+    head = ["", "n", "difference", ""]
+    return folded(f"Largest changes: {pair.one} → {pair.other}", table_lines(head, rows)) if rows else []
+
+
+def _change(line: Line, pair: Pair) -> str:
+    found = difference(pair, line.group, line.metric)
+    if found is None:
+        return "–"
+    low, high = found["interval"] or (None, None)
+    span = f" ({signed(low)} to {signed(high)})" if low is not None else ""
+    return f"{signed(found['difference'])}{span}, {found['verdict']}"

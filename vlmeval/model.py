@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vlmeval.task import Item, Response
 
-__all__ = ["Model"]
+__all__ = ["Batched", "Model"]
 
 
 class Model(Protocol):
-    """Something that answers items.
+    """Something that answers items."""
 
-    Attributes:
-        name: what progress and errors call it.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """What progress and errors call it."""
 
     def describe(self) -> dict[str, Any]:
         """Everything that can change an answer; a resumed run compares it. Holds ``kind``."""
@@ -40,3 +38,11 @@ class Model(Protocol):
         Raises:
             VlmError: nothing more can be answered; an item that alone cannot be is a Response with an ``error``.
         """
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A model that computes several items together, so that what shares a batch may show in the last digit."""
+
+    def batches(self, items: Sequence[Item]) -> Sequence[Sequence[Item]]:
+        """How ``answer`` cuts these items, once loaded; what several processes share among them."""

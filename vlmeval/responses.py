@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class Coverage:
         unknown: answers to ids the benchmark does not have; not scored.
         outside: answers to ids of a part that is not asked; not scored.
         null: texts recorded as null; not scored, their items count as missing.
+        failed: items that could not be answered, for a reason that is known; a part of ``missing``.
         examples: a few ids of each kind that is not in order.
     """
 
@@ -37,6 +39,7 @@ class Coverage:
     outside: int
     null: int
     examples: Mapping[str, list[Any]]
+    failed: int = 0
 
     @property
     def complete(self) -> bool:
@@ -48,6 +51,8 @@ class Coverage:
         parts = []
         if self.missing:
             parts.append(f"PARTIAL {self.answered}/{self.expected}")
+        if self.failed:
+            parts.append(f"{self.failed} FAILED")
         if self.duplicate:
             parts.append(f"{self.duplicate} DUPLICATE answers scored again")
         if self.unknown:
@@ -60,7 +65,7 @@ class Coverage:
 
     def to_json(self) -> dict[str, Any]:
         """The ``coverage`` of ``report.json``."""
-        names = ("expected", "answered", "missing", "duplicate", "unknown", "outside", "null")
+        names = ("expected", "answered", "missing", "duplicate", "unknown", "outside", "null", "failed")
         examples = {kind: ids for kind, ids in self.examples.items() if ids}
         return {**{name: getattr(self, name) for name in names}, "complete": self.complete, "examples": examples}
 
@@ -68,44 +73,63 @@ class Coverage:
 def read(path: Path) -> list[Response]:
     """Answers of a JSON array or JSON Lines file of ``{"id": 1005, "response": "Yes"}``; other keys are ignored.
 
+    UTF-8, with or without a byte order mark, or UTF-16 with one; lines may end as on any system.
+
     Raises:
         MissingError: there is no such file.
         DataError: it is not JSON, or a row has no usable id or response.
     """
-    if not path.is_file():
-        raise MissingError(f"no responses file {path}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    rows = _rows(path, text)
+    rows = _rows(path, _text(path))
     if not rows:
         raise DataError(f"{path} holds no answers; expected rows like {{'id': 1005, 'response': 'Yes'}}")
     return [_response(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
 
 
-def _rows(path: Path, text: str) -> list[Any]:
+def _text(path: Path) -> str:
+    if path.is_dir():
+        inside = path / "responses.jsonl"
+        more = f": the answers in it are {inside}" if inside.is_file() else ""
+        raise MissingError(f"{path} is a folder, expected a responses file{more}")
     try:
-        if text.lstrip().startswith("["):
-            rows: list[Any] = json.loads(text)
-            return rows
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise MissingError(f"no responses file {path}") from None
+    except OSError as error:
+        raise MissingError(f"responses file {path} cannot be read: {error.strerror}") from None
+    # What a shell of Windows writes.
+    code = "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return raw.decode(code)
+    except UnicodeDecodeError as error:
+        kind = code.removesuffix("-sig").upper()
+        raise DataError(f"{path} is not {kind} text: {error.reason} at byte {error.start}") from None
+
+
+def _rows(path: Path, text: str) -> list[Any]:
+    begin = text.lstrip()[:1]
+    if begin not in ("[", "{", ""):
+        first = text.lstrip().split("\n", 1)[0].strip()
+        raise DataError(
+            f"{path} begins with {first!r:.60}, expected JSON: an array or lines of objects like "
+            '{"id": 1005, "response": "Yes"}'
+        )
+    if begin == "[":
+        rows: list[Any] = _json(text, f"{path}", "is it cut short?")
+        return rows
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return [_json(line, f"{path}, line {number}", "expected an object a line") for number, line in lines]
+
+
+def _json(text: str, where: str, hint: str) -> Any:
+    try:
+        return json.loads(text)
     except RecursionError:
-        raise DataError(f"{path} is JSON nested too deeply to be answers") from None
+        raise DataError(f"{where} is JSON nested too deeply to be answers") from None
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise DataError(f"{path} is not JSON: {error.msg} in {where}; is it cut short?") from None
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            if line.strip():
-                rows.append(json.loads(line))
-        except RecursionError:
-            raise DataError(f"{path}, line {number} is JSON nested too deeply to be an answer") from None
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path} is neither a JSON array nor JSON Lines: {error.msg} in line {number}"
-            ) from None
-    return rows
+        place = f"line {error.lineno}, column {error.colno}" if "\n" in text else f"column {error.colno}"
+        raise DataError(f"{where} is not JSON: {error.msg} in {place}; {hint}") from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise DataError(f"{where} is not JSON: {error}") from None
 
 
 def _response(row: Any, where: str) -> Response:
@@ -123,8 +147,15 @@ def _response(row: Any, where: str) -> Response:
     return Response(ident, said, detail if isinstance(detail, dict) else {})
 
 
-def gate(benchmark: Benchmark, responses: Sequence[Response]) -> tuple[list[tuple[Item, Response]], Coverage]:
+def gate(
+    benchmark: Benchmark, responses: Sequence[Response], failures: Sequence[Response] = ()
+) -> tuple[list[tuple[Item, Response]], Coverage]:
     """Join answers to items; count everything that does not fit.
+
+    Args:
+        benchmark: what was asked.
+        responses: the answers.
+        failures: items that could not be answered.
 
     Returns:
         The answers to be scored, duplicates included, in file order; and the coverage.
@@ -152,8 +183,9 @@ def gate(benchmark: Benchmark, responses: Sequence[Response]) -> tuple[list[tupl
             joined.append((item, response))
     missing = [ident for ident in items if ident not in answered]
     counts = {kind: len(ids) for kind, ids in odd.items()}
-    examples = {kind: ids[:5] for kind, ids in {"missing": missing, **odd}.items()}
-    coverage = Coverage(len(items), len(answered), len(missing), **counts, examples=examples)
+    failed = list(dict.fromkeys(said.id for said in failures if said.id in items and said.id not in answered))
+    examples = {kind: ids[:5] for kind, ids in {"missing": missing, **odd, "failed": failed}.items()}
+    coverage = Coverage(len(items), len(answered), len(missing), **counts, examples=examples, failed=len(failed))
     return joined, coverage
 
 

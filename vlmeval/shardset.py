@@ -1,24 +1,37 @@
 """Converted datasets as evaluation data: their rows as items, their images from the shards, no image folder.
 
 An image is named by its sha256, so rows on one picture are one cluster of the intervals, and nothing in an evaluation
-names a path. Wherever an image folder is given, a dataset folder does as well: see :func:`reader`.
+names a path. Wherever an image folder is given, a dataset folder does as well: see :func:`reader`. A folder that
+``vlmdata split`` wrote is evaluated by its held-out part: see :func:`part`.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from vlmdata.errors import DataError, MissingError
+from vlmdata.errors import ConfigError, DataError, MissingError, choices
 from vlmdata.manifest import MANIFEST, Manifest
+from vlmeval.task import Option
 
 if TYPE_CHECKING:
     from vlmdata.shards import Shards
 
-__all__ = ["ShardImages", "ShardSet", "is_shards", "open_set", "reader"]
+__all__ = ["HELD_OUT", "SPLIT", "ShardImages", "ShardSet", "is_shards", "open_set", "part", "reader"]
 
+HELD_OUT = ("test", "validation", "val", "valid", "eval", "dev")
+"""Parts of a split that are evaluated unasked, the first that is there."""
+
+SPLIT = Option("split", "Part of a split folder to ask; test, else validation, where left out.")
+"""The option of every task that reads converted datasets."""
+
+_TRAINED = ("train", "training")
+_HOLDS = {
+    "messages": "a question and its answer in each",
+    "preference": "a question with a better and a worse answer in each",
+}
 _KEPT = 4
 
 
@@ -27,41 +40,106 @@ def is_shards(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def part(folder: Path, name: str | None = None) -> Path:
+    """The dataset to evaluate: the folder itself, or the held-out part of a split in it.
+
+    Args:
+        folder: a converted dataset, or a folder of several, as ``vlmdata split`` writes it.
+        name: of the part; None takes the first of ``HELD_OUT`` that is there.
+
+    Raises:
+        MissingError: there is no such part.
+        ConfigError: the folder is one dataset and a part is named; or none of its parts is known to be held out, and
+            none is named: training data are never evaluated unasked.
+    """
+    if is_shards(folder) or not folder.is_dir():
+        if name is not None and folder.is_dir():
+            raise ConfigError(f"{folder} is one dataset, without parts, so --split {name} names none: leave it out")
+        return folder
+    parts = sorted(inner.name for inner in folder.iterdir() if is_shards(inner))
+    if not parts:
+        return folder
+    if name is not None:
+        if name not in parts:
+            raise MissingError(f"{folder} has no part {name!r}; valid: {choices(parts)}")
+        return folder / name
+    held = [known for known in HELD_OUT if known in parts]
+    if not held:
+        raise ConfigError(f"{folder} has none of {', '.join(HELD_OUT)}: give --split NAME; valid: {choices(parts)}")
+    return folder / held[0]
+
+
 class ShardSet:
-    """A messages dataset.
+    """A converted dataset to ask questions from.
 
     Attributes:
         shards: its files.
         manifest: what it is.
         data: file name to sha256 of every shard, as the manifest has them.
+        folder: where it lies.
+        protocol: what the report says of it: which part of a split it is.
+        notes: what a reader of the report must be told of it.
     """
 
-    def __init__(self, shards: Shards) -> None:
-        """Take an opened dataset."""
+    def __init__(self, shards: Shards, given: Path) -> None:
+        """Take an opened dataset; ``given`` is the folder that was asked for."""
         self.shards = shards
         self.manifest: Manifest = shards.manifest
         self.data = {shard.name: shard.sha256 for shard in shards.manifest.shards}
+        self.folder = shards.path
+        name = shards.path.resolve().name
+        named = shards.path != given or name.lower() in (*_TRAINED, *HELD_OUT) or _of_split(shards.path)
+        chosen = name if named else self.manifest.split
+        self.protocol: Mapping[str, str] = {"split": chosen} if chosen else {}
+        self.notes: tuple[str, ...] = ()
+        if chosen and chosen.lower() in _TRAINED:
+            self.notes = (
+                f"The data are the part {chosen!r} of their dataset: a model trained on it knows the answers.",
+            )
 
     def rows(self, columns: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-        """Rows without their images: ``id``, ``messages``, ``image_sha256`` and the columns asked for."""
-        yield from self.shards.rows(["id", "messages", "image_sha256", *columns])
+        """Rows without their images, each with an ``id`` of its own, ``image_sha256`` and the columns asked for.
+
+        Rows of a mixture may share an id; answers join by it, so the second is ``ID#2``.
+        """
+        seen: Counter[str] = Counter()
+        for row in self.shards.rows(["id", "image_sha256", *columns]):
+            seen[row["id"]] += 1
+            if seen[row["id"]] > 1:
+                row["id"] = f"{row['id']}#{seen[row['id']]}"
+            yield row
 
 
-def open_set(folder: Path) -> ShardSet:
+def open_set(
+    folder: Path, split: str | None = None, *, kind: Literal["messages", "preference"] = "messages"
+) -> ShardSet:
     """Open a converted dataset to ask questions from.
 
+    Args:
+        folder: the dataset, or a folder of the parts of a split.
+        split: which of the parts; see :func:`part`.
+        kind: what its rows are.
+
     Raises:
-        MissingError: there is no such folder.
-        DataError: it is no finished dataset, it is empty, or it holds preferences.
+        MissingError: there is no such folder or part.
+        ConfigError: it has no held-out part, or a part is named that cannot be.
+        DataError: it is no finished dataset, it is empty, or it holds rows of another kind.
     """
     from vlmdata.shards import open_shards
 
-    shards = open_shards(folder)
-    if shards.kind != "messages":
-        raise DataError(f"{folder} holds {shards.kind} rows, expected messages: a question and its answer in each")
+    shards = open_shards(part(folder, split))
+    if shards.kind != kind:
+        raise DataError(f"{shards.path} holds {shards.kind} rows, expected {kind}: {_HOLDS[kind]}")
     if not len(shards):
-        raise DataError(f"{folder} holds no rows")
-    return ShardSet(shards)
+        raise DataError(f"{shards.path} holds no rows")
+    return ShardSet(shards, folder)
+
+
+def _of_split(folder: Path) -> bool:
+    """Whether a dataset is a part that ``vlmdata split`` wrote."""
+    from vlmdata.publish import SPLIT as SPLIT_FILE
+
+    return (folder.resolve().parent / SPLIT_FILE).is_file()
 
 
 def reader(folder: Path) -> Callable[[str], bytes]:

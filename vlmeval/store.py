@@ -1,41 +1,77 @@
-"""The files of an evaluation folder: written atomically, appended durably, never overwritten unasked."""
+"""The files of an evaluation folder: written whole or not at all, never overwritten unasked."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from vlmdata.atomic import replacing
-from vlmdata.errors import ConfigError, DataError, MissingError, OutputExistsError
-from vlmeval.task import Response
+from vlmdata.atomic import NOT_WRITABLE, replacing
+from vlmdata.errors import ConfigError, DataError, MissingError, OutputExistsError, VlmError
 
 __all__ = [
+    "FAILURES",
     "FILES",
-    "Log",
     "REPORT",
     "RESPONSES",
     "SCORES",
     "SETUP",
-    "answered",
+    "THUMBNAILS",
     "claim",
+    "part",
     "read_json",
     "read_rows",
-    "row",
     "start",
     "write",
+    "write_bytes",
     "write_json",
     "write_rows",
+    "writing",
 ]
 
 RESPONSES = "responses.jsonl"
+FAILURES = "failures.jsonl"
 SETUP = "run.json"
 SCORES = "scores.jsonl"
 REPORT = "report.json"
-FILES = (RESPONSES, SETUP, SCORES, REPORT, "report.md", "report.html")
+THUMBNAILS = "thumbnails"
+_PLACE = frozenset({errno.EIO, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR})
+FILES = (RESPONSES, FAILURES, SETUP, SCORES, REPORT, "report.md", "report.html")
+
+
+def part(name: str, process: int | str) -> str:
+    """The name of one process's part of a file: ``responses.rank0.jsonl``."""
+    stem, _, kind = name.rpartition(".")
+    return f"{stem}.rank{process}.{kind}"
+
+
+@contextmanager
+def writing(folder: Path, way_on: str = "") -> Iterator[None]:
+    """Say in one line that the folder cannot be written to, or that its disk is full.
+
+    Args:
+        folder: what is written.
+        way_on: what the user does then.
+
+    Raises:
+        ConfigError: the system says so.
+    """
+    try:
+        yield
+    except VlmError:
+        raise
+    except OSError as error:
+        # What the block reads is another's to explain.
+        named = isinstance(error.filename, (str, os.PathLike))
+        elsewhere = named and not Path(error.filename).absolute().is_relative_to(folder.absolute().parent)
+        if elsewhere or error.errno not in NOT_WRITABLE | _PLACE:
+            raise
+        raise ConfigError(f"{folder} cannot be written: {error.strerror}{way_on}") from None
 
 
 def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -50,6 +86,7 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {folder} is a file, expected a folder")
     found = [name for name in FILES if (folder / name).exists()]
+    found += sorted(path.name for path in _parts(folder))
     if found and not (resume or overwrite):
         raise OutputExistsError(
             f"{folder} already holds an evaluation ({', '.join(found)}): go on with it with --resume, or replace it "
@@ -60,14 +97,29 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> None:
 def start(folder: Path, *, fresh: bool) -> None:
     """Make the folder; a fresh start removes the evaluation that is in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES if fresh else ():
-        (folder / name).unlink(missing_ok=True)
+    if fresh:
+        if (folder / "report.html").is_file():
+            shutil.rmtree(folder / THUMBNAILS, ignore_errors=True)
+        for path in (*(folder / name for name in FILES), *_parts(folder)):
+            path.unlink(missing_ok=True)
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Files of single processes."""
+    if not folder.is_dir():
+        return []
+    return [path for name in (RESPONSES, FAILURES) for path in sorted(folder.glob(part(name, "*")))]
 
 
 def write(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, raw: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(raw)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -115,63 +167,3 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise DataError(f"{path}, line {number} is not JSON: {error}") from None
     return rows
-
-
-def row(response: Response) -> dict[str, Any]:
-    """One row of ``responses.jsonl``."""
-    detail = {"detail": dict(response.detail)} if response.detail else {}
-    return {"id": response.id, "response": response.text, **detail}
-
-
-def answered(path: Path) -> tuple[list[Response], int]:
-    """The answers in ``responses.jsonl``, and how many bytes they take.
-
-    A line torn by a kill is not an answer and not counted: its item will be asked again.
-
-    Raises:
-        DataError: a whole line is not an answer.
-    """
-    raw = path.read_bytes() if path.is_file() else b""
-    whole = raw[: raw.rfind(b"\n") + 1]
-    found = []
-    for number, line in enumerate(whole.splitlines(), 1):
-        try:
-            said = json.loads(line)
-            found.append(Response(said["id"], said["response"], said.get("detail", {})))
-        except (ValueError, KeyError, TypeError):
-            raise DataError(
-                f"{path}, line {number} is no answer: {line[:60]!r}; start again with --overwrite"
-            ) from None
-    return found, len(whole)
-
-
-class Log:
-    """``responses.jsonl``: answers appended batch by batch; what a batch wrote survives a kill.
-
-    Use as a context manager; ``done`` holds the answers of this and of earlier runs.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Go on after the last whole line."""
-        self.done, size = answered(path)
-        self._file = path.open("ab")
-        if size < self._file.tell():
-            self._file.truncate(size)
-
-    def append(self, responses: Iterable[Response]) -> None:
-        """Write answers and wait until the disk has them."""
-        for response in responses:
-            self._file.write(json.dumps(row(response), ensure_ascii=False).encode() + b"\n")
-            self.done.append(response)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def __enter__(self) -> Log:
-        """The log itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the file."""
-        self._file.close()

@@ -1,4 +1,4 @@
-"""What an evaluation task is, and how tasks are found: by the file names in ``vlmeval/tasks``.
+"""What an evaluation task is, and how tasks are found: by the file names in ``vlmeval/tasks``, or a file's path.
 
 A task opens its data folder once and gets a ``Benchmark``: the items to be asked, a function that scores one
 answer, and one that adds the task's own numbers to the report. Every metric is a function of summed counters, so
@@ -12,10 +12,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from vlmdata.errors import DataError, MissingError
 from vlmdata.leaves import leaf_names, load_leaf
 from vlmeval.charts import Chart
 
-__all__ = ["Benchmark", "Item", "Metric", "Option", "Response", "Score", "Sums", "Task", "load", "names", "ratio"]
+__all__ = [
+    "Benchmark",
+    "Item",
+    "Metric",
+    "Option",
+    "Response",
+    "Score",
+    "Sums",
+    "Task",
+    "load",
+    "names",
+    "ratio",
+    "recorded",
+]
 
 Sums = Mapping[str, Any]
 
@@ -64,6 +78,7 @@ class Response:
         detail: what else is known of it: ``probabilities`` (choice to first-token probability), ``log_likelihoods``
             (one for each choice) with ``tokens`` (their lengths).
         error: why there is no answer, in one line; such an item is listed, not scored, and asked again by ``--resume``.
+            What stands before the first colon is the reason it is counted under.
     """
 
     id: int | str
@@ -100,6 +115,7 @@ class Score:
             "cluster": item.cluster,
             "images": list(item.images),
             "prompt": item.prompt,
+            **({"turns": [dict(turn) for turn in item.turns]} if item.turns else {}),
             "target": item.target,
             "response": self.response,
             "answer": self.answer,
@@ -160,8 +176,13 @@ class Benchmark:
         protocol: how answers are scored, for the report.
         score: one answer to one score.
         summarize: scores to the task's own keys of ``report.json``; ``notes`` (list) and ``protocol`` (mapping) in it
-            are added to the report's own.
+            are added to the report's own; every report shows ``tables``, a list of mappings with ``title``,
+            ``columns`` (names), ``rows`` (lists of texts, numbers and None) and, where wanted, a ``note``.
         notes: anything a reader of the report must be told.
+        together: scores to the same scores, with the counters that need several answers at once filled in (both
+            questions of a pair right); None where every answer is judged alone.
+        folder: the converted dataset that the items are rows of, which may be a part of the folder that was given;
+            its images lie there. None for other data.
     """
 
     items: tuple[Item, ...]
@@ -171,6 +192,8 @@ class Benchmark:
     score: Callable[[Item, Response], Score]
     summarize: Callable[[Sequence[Score]], dict[str, Any]]
     notes: tuple[str, ...] = ()
+    together: Callable[[Sequence[Score]], Sequence[Score]] | None = None
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +214,7 @@ class Task:
             task's own data are needed.
         fetch: gets the official data and gives the folder they lie in; None where there are none to be had.
         charts: what the report draws, from the content of ``report.json`` alone.
+        choices: whether items have ``choices`` whose first-token probabilities can decide: offers ``--answers``.
     """
 
     name: str
@@ -204,6 +228,7 @@ class Task:
     judge: Callable[[Sequence[Item]], Callable[[Item, Response], Score]] | None = None
     fetch: Callable[[], Path] | None = None
     charts: Callable[[Mapping[str, Any]], Sequence[Chart]] | None = None
+    choices: bool = False
 
 
 def ratio(numerator: Any, denominator: Any) -> Any:
@@ -222,10 +247,39 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Task:
-    """The task of that name.
+    """The task of that name, or of the Python file at that path (it ends in ``.py``).
 
     Raises:
-        MissingError: there is no such task.
+        MissingError: there is no such task or file.
+        DataError: the file holds no task.
     """
-    task: Task = load_leaf("vlmeval.tasks", name, "TASK", "task")
+    from vlmeval import task_file
+
+    if task_file.is_file(name):
+        return task_file.load_file(name)
+    more = "; a task of your own is the path of its Python file, ./mytask.py"
+    task: Task = load_leaf("vlmeval.tasks", name, "TASK", "task", more)
+    return task
+
+
+def recorded(report: Mapping[str, Any], file: str | Path | None = None) -> Task:
+    """The task that ``report.json`` or ``run.json`` names: packaged, or from the file that stands under ``task_file``.
+
+    Args:
+        report: holds ``task`` and, of a task of a user's own, ``task_file`` with its ``path``.
+        file: the file to be used instead.
+
+    Raises:
+        MissingError: there is no such task, or its file is gone.
+        DataError: the file holds no task, or one of another name.
+    """
+    own = report.get("task_file")
+    place = file or (own or {}).get("path")
+    if place is None:
+        return load(report["task"])
+    if file is None and not Path(place).is_file():
+        raise MissingError(f"the file of task {report['task']!r} is not at {place} any more: give --task FILE")
+    task = load(str(place))
+    if task.name != report["task"]:
+        raise DataError(f"{place} holds task {task.name!r}, expected {report['task']!r}")
     return task

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +14,37 @@ if TYPE_CHECKING:
     from vlmtrain.family import Family
 
 __all__ = [
+    "Contents",
     "adapter_file",
     "adapter_folder",
+    "add_adapter",
     "apply_adapter",
     "check_base",
+    "contents",
     "read_run",
     "read_weights",
     "recorded_settings",
+    "weight_names",
 ]
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Not wanted of an adapter on the hub: what only its training needed.
 _IGNORED = ["checkpoint*/*", "runs/*", "*.pt", "*.pth", "optimizer*", "training_args.bin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What an adapter's weights belong to, as full names of modules.
+
+    Attributes:
+        adapted: modules with matrices beside their weights.
+        whole: modules that the adapter has weights of its own for.
+        saved: ``modules_to_save`` of its configuration.
+    """
+
+    adapted: frozenset[str]
+    whole: frozenset[str]
+    saved: frozenset[str]
 
 
 def adapter_folder(adapter: str | Path) -> Path:
@@ -128,7 +148,7 @@ def apply_adapter(model: Any, adapter: Path, name: str, family: Family, trainabl
         ConfigError: a weight of the adapter has no place in this base or another size than its place, one is missing,
             or it is no adapter of weights.
     """
-    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import PeftConfig, get_peft_model
 
     from vlmtrain.initial import take_off
     from vlmtrain.legacy import modernized
@@ -144,22 +164,92 @@ def apply_adapter(model: Any, adapter: Path, name: str, family: Family, trainabl
         net = get_peft_model(model, config)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(f"{wanted}: {' '.join(str(error).split()).split('. ')[0]}") from error
-    places = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(net).items()}
     # Embeddings that were enlarged are saved whole, under their own names.
-    places = {key: tuple(value.shape) for key, value in net.state_dict().items() if key in weights} | places
-    expected = _outer(get_peft_model_state_dict(net, save_embedding_layers=False))
+    embeddings = {key: tuple(value.shape) for key, value in net.state_dict().items() if key in weights}
+    _place(net, adapter, weights, "default", embeddings, wanted)
+    take_off(net, adapter)
+    return net
+
+
+def add_adapter(net: Any, adapter: Path, name: str, family: Family, slot: str) -> Contents:
+    """Put one more adapter on a ``PeftModel``, switched off; every weight of it in its place, as above.
+
+    The modules it changes are named one by one: a pattern that finds them in a bare base could find more here.
+
+    Args:
+        net: with other adapters of the same kind.
+        adapter: its folder.
+        name: of the base, for messages.
+        family: of the base.
+        slot: what peft is to call it.
+
+    Returns:
+        What the adapter consists of.
+
+    Raises:
+        ConfigError: as :func:`apply_adapter`; the model is as it was before.
+    """
+    from peft import PeftConfig
+
+    from vlmtrain.legacy import modernized
+
+    wanted = f"{adapter} was made for another base than {name}"
+    config: Any = PeftConfig.from_pretrained(str(adapter))
+    weights, config, _ = modernized(net.get_base_model(), family, _outer(read_weights(adapter)), config)
+    found = contents(weights, config.modules_to_save)
+    config.target_modules = set(found.adapted)
+    config.layers_to_transform = config.layers_pattern = config.exclude_modules = None
+    config.inference_mode = True
+    active = net.active_adapter
+    try:
+        net.add_adapter(slot, config)
+        _place(net, adapter, weights, slot, {}, wanted)
+    except (ValueError, TypeError, RuntimeError) as error:
+        if slot in net.peft_config:
+            net.delete_adapter(slot)
+        net.set_adapter(active, inference_mode=True)
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{wanted}: {' '.join(str(error).split()).split('. ')[0]}") from error
+    net.set_adapter(active, inference_mode=True)
+    net.eval()
+    return found
+
+
+def contents(weights: Iterable[str], saved: Iterable[str] | None) -> Contents:
+    """What an adapter's weights belong to.
+
+    Args:
+        weights: the names they are saved under.
+        saved: ``modules_to_save`` of its configuration.
+    """
+    from vlmtrain.legacy import is_adapted, module_of
+
+    names = list(weights)
+    adapted = {module_of(key) for key in names if is_adapted(key)}
+    whole = {module_of(key) for key in names} - adapted
+    return Contents(frozenset(adapted), frozenset(whole), frozenset(saved or ()))
+
+
+def _place(
+    net: Any, adapter: Path, weights: dict[str, Any], slot: str, places: Mapping[str, tuple[int, ...]], wanted: str
+) -> None:
+    """Load weights into a fresh adapter, all of them and no others."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    # peft would ask the hub whether the base has other embeddings.
+    own = get_peft_model_state_dict(net, adapter_name=slot, save_embedding_layers=False)
+    places = {**places, **{key: tuple(value.shape) for key, value in own.items()}}
     for key, value in weights.items():
         if places.get(key) != tuple(value.shape):
             found = f"expected {places[key]}, got {tuple(value.shape)}" if key in places else "nothing takes it"
             raise ConfigError(f"{wanted}: weight {key}: {found}")
-    missing = sorted(expected.keys() - weights.keys())
+    missing = sorted(_outer(own).keys() - weights.keys())
     if missing:
         raise ConfigError(f"{adapter} lacks {len(missing)} of the weights its configuration asks for: {missing[0]}")
-    left = set_peft_model_state_dict(net, weights).unexpected_keys
+    left = set_peft_model_state_dict(net, weights, adapter_name=slot).unexpected_keys
     if left:
         raise ConfigError(f"{wanted}: {len(left)} weights could not be placed, the first is {left[0]}")
-    take_off(net, adapter)
-    return net
 
 
 def read_weights(folder: Path) -> dict[str, Any]:
@@ -172,6 +262,17 @@ def read_weights(folder: Path) -> dict[str, Any]:
     import torch
 
     return dict(torch.load(file, map_location="cpu", weights_only=True))
+
+
+def weight_names(folder: Path) -> list[str]:
+    """The names an adapter's weights are saved under, without what is saved twice."""
+    file = adapter_file(folder)
+    if file.suffix != ".safetensors":
+        return list(_outer(read_weights(folder)))
+    from safetensors import safe_open
+
+    with safe_open(str(file), "pt") as stream:
+        return list(_outer(dict.fromkeys(stream.keys())))
 
 
 def _outer(weights: Mapping[str, Any]) -> dict[str, Any]:

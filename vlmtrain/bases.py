@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from vlmtrain.quantization import check_bits, keep_layout, quantized
 __all__ = [
     "Base",
     "DTYPES",
+    "SPREADS",
     "TINY",
     "check_numbers",
     "fingerprint",
@@ -26,10 +28,13 @@ __all__ = [
     "locate",
     "named",
     "recorded_name",
+    "spread",
 ]
 
 TINY = "vlmtrain:tiny"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+SPREADS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Ways in which accelerate spreads a model over the devices there are."""
 
 
 def locate(name: str) -> str:
@@ -119,6 +124,69 @@ def check_numbers(dtype: str, quantize: str, quantize_parts: Sequence[str], devi
         raise ConfigError(f"{torch.cuda.get_device_name(0)} has no bfloat16: use --dtype float16 or float32")
 
 
+def spread(device_map: str | Mapping[str, Any] | None, device: str | None) -> str | dict[str, Any] | None:
+    """How a model is spread over devices, checked.
+
+    Args:
+        device_map: one of ``SPREADS``, module names to devices, or the JSON text of such an object; ``""`` is the
+            whole model.
+        device: a single device, which excludes it.
+
+    Raises:
+        ConfigError: both are given, it is none of these, or it names a device that is not there.
+    """
+    if device_map is None:
+        return None
+    if device is not None:
+        raise ConfigError(f"device {device} and device_map {device_map} exclude each other: give one of them")
+    if isinstance(device_map, str) and device_map in SPREADS:
+        return device_map
+    wanted = f'{", ".join(SPREADS)}, or JSON like {{"": "cpu"}} or {{"model.vision_tower": 0, "": 1}}'
+    try:
+        found = json.loads(device_map) if isinstance(device_map, str) else dict(device_map)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not found:
+        raise ConfigError(f"device_map is {device_map!r}; expected {wanted}; a single device is --device")
+    for module, place in found.items():
+        fault = _no_place(place)
+        if fault:
+            raise ConfigError(f"device_map puts {module or 'the model'} on {place!r}: {fault}")
+    return found
+
+
+def _whole(device_map: Mapping[str, Any], base: Base) -> dict[str, Any]:
+    """A map that gives every weight a place; transformers would leave the others where they are."""
+    import torch
+    import transformers
+    from accelerate.utils import check_device_map
+
+    with torch.device("meta"):
+        empty = getattr(transformers, base.family.auto_class).from_config(base.config)
+    try:
+        check_device_map(empty, dict(device_map))
+    except ValueError as error:
+        raise ConfigError(f"device_map for {base.name}: {' '.join(str(error).split())}") from error
+    return dict(device_map)
+
+
+def _no_place(place: Any) -> str | None:
+    """Why a module cannot be put there."""
+    import torch
+
+    if place == "disk":
+        return "weights on disk are not supported; expected a device like cpu or 0"
+    if isinstance(place, bool) or not isinstance(place, int | str):
+        return "expected a device like cpu, cuda:1 or 0"
+    try:
+        found = torch.device("cuda", place) if isinstance(place, int) else torch.device(place)
+    except RuntimeError:
+        return "no such kind of device"
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        return f"there are {torch.cuda.device_count()} CUDA devices"
+    return None
+
+
 @contextlib.contextmanager
 def named(name: str) -> Iterator[None]:
     """Turn the libraries' long answers about a model that cannot be had into one line."""
@@ -153,6 +221,7 @@ def load_base(
     quantize: str = "none",
     quantize_parts: Sequence[str] = ("language",),
     shape: Mapping[str, Any] | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
 ) -> Any:
     """A base's weights.
 
@@ -163,10 +232,11 @@ def load_base(
         quantize: bits of the linear layers of ``quantize_parts``.
         quantize_parts: parts of the model.
         shape: more arguments, when a classifier's head is another than the stored one.
+        device_map: how the model is spread over several devices, instead of ``device``; see :func:`spread`.
 
     Raises:
         MissingError: it cannot be had, or lacks tensors.
-        ConfigError: it is quantized already, and other bits are asked for.
+        ConfigError: it is quantized already, and other bits are asked for; or a map leaves weights without a place.
     """
     import torch
     import transformers
@@ -176,6 +246,8 @@ def load_base(
         raise ConfigError(f"{name} is quantized already: --quantize none, or the unquantized model")
     bits = quantized(quantize, tuple(quantize_parts), family, base.config, device)
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
+    if device_map is not None:
+        bits |= {"device_map": device_map if isinstance(device_map, str) else _whole(device_map, base)}
     with named(name):
         model, info = getattr(transformers, family.auto_class).from_pretrained(
             base.source,

@@ -15,7 +15,7 @@ from typing import Any
 from vlmtrain.family import Family
 from vlmtrain.trl_seam import current_names
 
-__all__ = ["by_family", "is_shared", "modernized", "module_of"]
+__all__ = ["by_family", "is_adapted", "is_shared", "modernized", "module_of"]
 
 _PREFIX = "base_model.model."
 _SUFFIX = re.compile(r"\.(?:lora|hada|lokr|ia3|vera|oft|boft|ranknum)_?\w*(?:\.weight|\.bias|\.base_layer)?$")
@@ -33,6 +33,11 @@ def module_of(key: str) -> str:
     for inner in _BETWEEN:
         name = name.removesuffix(inner)
     return name
+
+
+def is_adapted(key: str) -> bool:
+    """Whether a weight stands beside a module's own weight."""
+    return _SUFFIX.search(key.removeprefix(_PREFIX)) is not None
 
 
 def is_shared(key: str) -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 from vlmdata.errors import ConfigError, OutputExistsError
 from vlmtrain.adapters import adapter_folder, read_run
 from vlmtrain.card import merged_card
-from vlmtrain.model import DTYPES, load, quiet
+from vlmtrain.model import DTYPES, Loaded, load, quiet
 
-__all__ = ["merge"]
+__all__ = ["fold", "merge"]
 
 _SIZE = re.compile(r"\d+(\.\d+)?\s*[KMGT]i?B", re.IGNORECASE)
 # What of a run folder also tells how the merged model came to be.
@@ -72,17 +72,13 @@ def merge(
 
         check_access(push_to_hub)
     loaded = load(model, run, device=device, trust_remote_code=trust_remote_code)
-    if getattr(loaded.model.config, "quantization_config", None):
-        raise ConfigError(f"{loaded.base} is quantized itself: give the unquantized model as --model")
     folder = adapter_folder(run)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
+        merged = fold(loaded)
         with quiet():
-            _part(loaded.model.get_base_model())
-            merged = loaded.model.merge_and_unload(safe_merge=True)
             merged.config._name_or_path = ""
-            _untie(merged)
             _cast(merged, dtype)
             merged.save_pretrained(str(partial), max_shard_size=shard_size)
             loaded.processor.save_pretrained(str(partial))
@@ -103,6 +99,24 @@ def merge(
 
         push(out, push_to_hub, private=hub_private)
     return out
+
+
+def fold(loaded: Loaded) -> Any:
+    """A model with its adapter's weights added to its own; the adapter is gone, the ``PeftModel`` is used up.
+
+    Raises:
+        ConfigError: the base is quantized, or the sum is not finite.
+    """
+    if getattr(loaded.model.config, "quantization_config", None):
+        raise ConfigError(f"{loaded.base} is quantized itself: give the unquantized model as --model")
+    with quiet():
+        _part(loaded.model.get_base_model())
+        try:
+            merged = loaded.model.merge_and_unload(safe_merge=True)
+        except ValueError as error:
+            raise ConfigError(f"the adapter cannot be merged: {' '.join(str(error).split())}") from error
+        _untie(merged)
+    return merged
 
 
 def _check_out(out: Path, model: str | None, overwrite: bool) -> None:

@@ -22,6 +22,7 @@ from vlmtrain.bases import (
     locate,
     named,
     recorded_name,
+    spread,
 )
 from vlmtrain.family import Family
 from vlmtrain.image_settings import change_images, try_images
@@ -33,11 +34,13 @@ __all__ = [
     "Loaded",
     "QUANTIZE",
     "TINY",
+    "base_name",
     "fingerprint",
     "load",
     "load_processor",
     "locate",
     "quiet",
+    "read_processor",
     "read_run",
     "recorded_name",
     "save",
@@ -74,6 +77,7 @@ def load(
     quantize: str = "none",
     quantize_parts: Sequence[str] | None = None,
     device: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
     max_image_tokens: int | None = None,
     image_processor: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
@@ -91,6 +95,8 @@ def load(
         quantize_parts: the parts of the base that this is done to; None is those the adapter was trained with, else
             the language model.
         device: None is the accelerator where there is one, else the CPU.
+        device_map: spread the model over several devices: a word of ``vlmtrain.bases.SPREADS`` or module names to
+            devices, as accelerate takes them.
         max_image_tokens: most tokens one image may take.
         image_processor: settings of the image processor that are to be others than those it comes with.
         trust_remote_code: run code that comes with a hub model.
@@ -107,8 +113,9 @@ def load(
     import torch
     from transformers import AutoConfig
 
-    name = _base_name(model, adapter)
+    name = base_name(model, adapter)
     source = locate(name)
+    device_map = spread(device_map, device)
     if quantize_parts is None:
         quantize_parts = _quantized_parts(adapter)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -122,7 +129,7 @@ def load(
         folder = adapter_folder(adapter) if adapter else None
         classifiers.check_task(family, task, name)
         classify = family.task == "classify"
-        processor = _read_processor(folder, source, family, name, trust_remote_code)
+        processor = read_processor(folder, source, family, name, trust_remote_code)
         if image_processor:
             change_images(processor, image_processor)
         if max_image_tokens is not None:
@@ -130,14 +137,11 @@ def load(
         base_hash = fingerprint(source)
         if folder is not None:
             check_base(folder, name, recorded_name(name), base_hash)
-        trained, other_head = None, False
-        if classify:
-            trained = classifiers.adapter_classes(folder, family) if folder is not None else None
-            classifiers.check_classes(labels, trained, str(adapter))
-            other_head = classifiers.fit_config(config, family, trained or labels, name)
+        trained, other_head = _fit_head(config, family, folder, labels, name) if classify else (None, False)
         shape = {"config": config, "ignore_mismatched_sizes": True} if other_head else {}
         base = Base(source, name, family, config, trust_remote_code)
-        net = load_base(base, dtype, device, quantize=quantize, quantize_parts=quantize_parts, shape=shape)
+        bits: dict[str, Any] = {"quantize": quantize, "quantize_parts": quantize_parts}
+        net = load_base(base, dtype, device, **bits, shape=shape, device_map=device_map)
         if other_head:
             net.config.architectures = [type(net).__name__]
         if not classify:
@@ -151,6 +155,15 @@ def load(
     if not trainable:
         net.eval()
     return Loaded(net, processor, family, recorded_name(name), base_hash, other_head and trained is None)
+
+
+def _fit_head(
+    config: Any, family: Family, folder: Path | None, labels: Sequence[str] | None, name: str
+) -> tuple[tuple[str, ...] | None, bool]:
+    """The classes an adapter was trained on, written into the base's config; and whether the head has to be new."""
+    trained = classifiers.adapter_classes(folder, family) if folder is not None else None
+    classifiers.check_classes(labels, trained, str(folder))
+    return trained, classifiers.fit_config(config, family, trained or labels, name)
 
 
 def set_budget(processor: Any, family: Family, max_image_tokens: int) -> None:
@@ -186,8 +199,19 @@ def _quantized_parts(adapter: str | Path | None) -> tuple[str, ...]:
     return tuple(before.get("quantize_parts", ("language",)))
 
 
-def _read_processor(folder: Path | None, source: str, family: Family, name: str, trust_remote_code: bool) -> Any:
-    """The adapter's own processor where it has one, else the base's."""
+def read_processor(folder: Path | None, source: str, family: Family, name: str, trust_remote_code: bool) -> Any:
+    """The adapter's own processor where it has one, else the base's.
+
+    Args:
+        folder: of the adapter.
+        source: of the base, see ``locate``.
+        family: of the base.
+        name: of the base, for messages.
+        trust_remote_code: run code that comes with a hub model.
+
+    Raises:
+        VlmError: it cannot be had, or takes no images; see :func:`load_processor`.
+    """
     classify = family.task == "classify"
     saved = "preprocessor_config.json" if classify else "processor_config.json"
     own = folder is not None and (folder / saved).is_file()
@@ -195,7 +219,13 @@ def _read_processor(folder: Path | None, source: str, family: Family, name: str,
     return read(str(folder) if own else source, family, name, trust_remote_code)
 
 
-def _base_name(model: str | None, adapter: str | Path | None) -> str:
+def base_name(model: str | None, adapter: str | Path | None) -> str:
+    """The base that is to be loaded: the one that is given, or the one the adapter names.
+
+    Raises:
+        ConfigError: neither is given, or the adapter was trained on a local folder.
+        MissingError: there is no such adapter.
+    """
     if model:
         if adapter:
             read_run(adapter)

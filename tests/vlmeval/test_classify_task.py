@@ -22,6 +22,7 @@ from vlmeval.compare import compare  # noqa: E402
 from vlmeval.measure import columns, resampled  # noqa: E402
 from vlmeval.metrics import labels  # noqa: E402
 from vlmeval.metrics.class_names import ClassNames  # noqa: E402
+from vlmeval.metrics.intervals import bootstrap, bootstrap_plain  # noqa: E402
 from vlmeval.run import evaluate  # noqa: E402
 from vlmeval.shardset import ShardImages, reader  # noqa: E402
 from vlmeval.task import Response, load  # noqa: E402
@@ -164,6 +165,19 @@ def test_macro_f1_of_resamples_is_that_of_the_definition(data: Path, tmp_path: P
     assert found == pytest.approx(100 * labels.f1([row["answer"] for row in rows], true))
 
 
+def test_intervals_of_many_classes_are_those_of_the_plain_loop() -> None:
+    """Three counters for each of 60 classes: rows of which little is not zero are multiplied by that."""
+    draws = np.random.default_rng(1)
+    table = np.zeros((200, 183))
+    for row in table:
+        true, said = draws.integers(0, 60, 2)
+        row[[true, 60 + said, 180, 182]] = 1
+        row[120 + true] = row[181] = float(true == said)
+    assert np.count_nonzero(table) < 0.1 * table.size
+    drawn = bootstrap(table, resamples=40, seed=3)
+    np.testing.assert_allclose(drawn, bootstrap_plain(table, resamples=40, seed=3), atol=1e-12)
+
+
 def test_a_classifier_answers_with_its_likeliest_classes(data: Path, vit: Path, tmp_path: Path) -> None:
     import torch
     from PIL import Image
@@ -182,7 +196,7 @@ def test_a_classifier_answers_with_its_likeliest_classes(data: Path, vit: Path, 
             scores = model(**processor(images=[picture], return_tensors="pt")).logits[0]
         assert row["response"].split("\n") == [CLASSES[i] for i in scores.topk(5).indices]
     assert report["exact"]["all"]["top5"]["n"] == 18
-    assert "data:image/png" in (tmp_path / "out" / "report.html").read_text(), "pictures come out of the shards"
+    assert "data:image/" in (tmp_path / "out" / "report.html").read_text(), "pictures come out of the shards"
     assert str(tmp_path) not in (tmp_path / "out" / "responses.jsonl").read_text()
 
 
@@ -201,6 +215,52 @@ def test_the_score_is_the_one_of_the_training_run(data: Path, vit: Path, tmp_pat
     for ours, theirs in pairs.items():
         assert exact[ours]["value"] == pytest.approx(100 * evaluated[theirs])
     assert report["confusions"] == json.loads((tmp_path / "run" / "eval.json").read_text())["confusions"]
+
+
+def test_micro_f1_and_tables(data: Path, tmp_path: Path) -> None:
+    from sklearn.metrics import f1_score
+
+    given = random_answers(data, 1)
+    report = evaluate("classify", data=data, responses=answers(tmp_path / "a.jsonl", given), out=tmp_path / "out")
+    true = [CLASSES.index(name) for name in truths(data).values()]
+    said = [CLASSES.index(name) if (name := str(a).replace(" ", "_")) in CLASSES else -1 for a in given.values()]
+    for metric, average in (("f1_micro", "micro"), ("f1", "macro"), ("f1_weighted", "weighted")):
+        theirs = f1_score(true, said, labels=sorted({*true, *said} - {-1}), average=average, zero_division=0)
+        assert report["exact"]["all"][metric]["value"] == pytest.approx(100 * theirs, abs=1e-9)
+    tables = {table["title"]: table for table in report["tables"]}
+    assert [row[0] for row in tables["Classes"]["rows"]] == [
+        row["name"] for row in sorted(report["classes"], key=lambda row: (row["f1"], row["name"]))
+    ]
+    unread = tables["Answers that name no class"]["rows"]
+    assert len(unread) == said.count(-1) and {row[2] for row in unread} == {"no idea"}
+    assert all(len(row) == len(table["columns"]) for table in report["tables"] for row in table["rows"])
+
+
+def test_the_confusion_matrix_holds_every_answer(data: Path, tmp_path: Path) -> None:
+    task = load("classify")
+    report = evaluate("classify", data=data, responses=answers(tmp_path / "a.jsonl", random_answers(data, 1)))
+    assert task.charts is not None
+    (matrix,) = task.charts(report)
+    assert matrix.columns[-1] == "no class" and sum(map(sum, matrix.cells)) == 18
+    diagonal = [matrix.cells[place][place] for place in range(len(matrix.rows))]
+    assert sum(diagonal) == sum(row["right"] for row in report["classes"])
+
+
+def test_of_many_classes_the_most_confused_are_drawn() -> None:
+    """Sums of the rows are those of the whole, what is left out standing in its own column."""
+    draws = random.Random(3)
+    names = [f"c{number:02d}" for number in range(60)]
+    true = [place for place in range(60) for _ in range(20)]
+    said = [t if draws.random() < 0.6 else draws.choice([None, (t + 1) % 60, draws.randrange(60)]) for t in true]
+    classes, confusions = labels.per_class(said, true, names)
+    task = load("classify")
+    assert task.charts is not None
+    (matrix,) = task.charts({"classes": classes, "confusions": confusions})
+    assert len(matrix.rows) == 30 and list(matrix.columns[30:]) == ["other classes", "no class"]
+    assert "30 of 60 classes" in matrix.title and all(sum(row) == 20 for row in matrix.cells)
+    wrong = {name: sum(c["n"] for c in confusions if name in (c["true"], c["said"])) for name in names}
+    assert min(wrong[name] for name in matrix.rows) >= max(wrong[name] for name in names if name not in matrix.rows)
+    assert task.charts({"classes": [], "confusions": []}) == []
 
 
 def test_a_model_that_answers_in_words_is_asked_the_question(data: Path, tiny: Path, tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import amber_world
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from scipy.stats import norm, t
 
 from vlmdata.errors import ConfigError, DataError, MissingError
+from vlmeval import store
 from vlmeval.cli import main
 from vlmeval.compare import compare
 from vlmeval.compare_report import html, sentences, terminal
@@ -20,6 +22,7 @@ from vlmeval.run import evaluate
 
 TRUTH = amber_world.truthful()
 FLIP = {"Yes": "No", "No": "Yes"}
+GOLDEN = ("d_flip10", "d_odd5", "d_all_no")
 
 
 def noisy(seed: int, share: float) -> dict[int, str]:
@@ -41,18 +44,74 @@ def command(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["compare", *map(str, arguments)])
 
 
-def test_published_counts(real: Path, tmp_path: Path) -> None:
-    for name in ("d_flip10", "d_odd5"):
-        evaluate("amber", data=real, responses=real / "golden" / name / "responses.json", out=tmp_path / name)
-    found = compare([tmp_path / "d_flip10", tmp_path / "d_odd5"])
-    test = found.pairs[0].mcnemar["discriminative"]
-    assert (test["right_to_wrong"], test["wrong_to_right"], f"{test['p']:.1e}") == (1887, 1260, "4.3e-29")
+@pytest.fixture(scope="module")
+def golden(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Official answer sets as evaluations; d_flip30 is made as d_flip10 was, by another seed and share."""
+    folder = tmp_path_factory.mktemp("golden")
+    said = {name: json.loads((real / "golden" / name / "responses.json").read_text()) for name in GOLDEN}
+    questions = [n for n in json.loads((real / "annotations.json").read_text()) if n["type"] != "generative"]
+    for name, seed, share in (("d_flip10", 20241110, 0.1), ("d_flip30", 20241130, 0.3)):
+        rng = random.Random(seed)
+        flips = [(q["id"], (q["truth"] == "yes") != (rng.random() < share)) for q in questions]
+        made = [{"id": ident, "response": "Yes" if yes else "No"} for ident, yes in flips]
+        assert name == "d_flip30" or made == said[name]
+        said[name] = made
+    with pytest.MonkeyPatch.context() as patch:
+        # Reports of 14,216 answers take their time, and nothing here reads them.
+        patch.setattr(
+            "vlmeval.report.write", lambda out, report, *_, **__: store.write_json(out / "report.json", report)
+        )
+        for name, rows in said.items():
+            path = folder / f"{name}.json"
+            path.write_text(json.dumps(rows))
+            evaluate("amber", data=real, responses=path, out=folder / name)
+    return folder
+
+
+def test_published_counts(golden: Path) -> None:
+    """Counts and exact p-values of the official sets, strings as they are."""
+    found = compare([golden / name for name in ("d_flip10", "d_odd5", "d_flip30", "d_all_no")])
+    counts = {(pair.one, pair.other): pair.mcnemar["discriminative"] for pair in found.pairs}
+    expected = {("d_flip10", "d_odd5"): (1887, 1260), ("d_flip10", "d_flip30"): (3810, 1029)}
+    for key, both in expected.items():
+        assert (counts[key]["right_to_wrong"], counts[key]["wrong_to_right"]) == both
+    assert f"{counts['d_flip10', 'd_odd5']['p']:.1e}" == "4.3e-29"
+    assert counts["d_flip10", "d_flip30"]["p"] < 1e-300
+    back = counts["d_flip30", "d_all_no"]
+    assert (back["wrong_to_right"], back["right_to_wrong"], f"{back['p']:.1e}") == (2862, 3388, "3.0e-11")
     accuracy = found.pairs[0].differences[0]
     assert accuracy["difference"] == pytest.approx((1260 - 1887) / 14216 * 100)
-    # Answers of one image were flipped independently: the clustered interval is near the paired binomial one.
+    # Answers of one image were flipped independently: clustered figures are near those that know no images.
     half = 196 * math.sqrt(1887 + 1260) / 14216
     assert (accuracy["interval"][1] - accuracy["interval"][0]) / 2 == pytest.approx(half, rel=0.06)
+    assert accuracy["mdd"] == pytest.approx(2.8016 * half / 1.96, rel=0.06)
     assert accuracy["verdict"] == "worse"
+    p = counts["d_flip10", "d_odd5"]
+    assert math.log10(p["clustered_p"]) == pytest.approx(math.log10(p["p"]), abs=3)
+
+
+def test_a_tenth_of_a_point_is_inside_noise(golden: Path, real: Path, tmp_path: Path) -> None:
+    """As published for Idefics2 before and after DPO: +0.1 at n = 14,216; here five percent of the answers changed."""
+    rng = random.Random(2)
+    rows = json.loads((golden / "d_flip10.json").read_text())
+    truth = {note["id"]: note["truth"] for note in json.loads((real / "annotations.json").read_text())}
+    right = [row for row in rows if row["response"].lower() == truth[row["id"]]]
+    wrong = [row for row in rows if row["response"].lower() != truth[row["id"]]]
+    for row in [*rng.sample(right, 348), *rng.sample(wrong, 362)]:
+        row["response"] = FLIP[row["response"]]
+    path = tmp_path / "dpo.json"
+    path.write_text(json.dumps(rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "vlmeval.report.write", lambda out, report, *_, **__: store.write_json(out / "report.json", report)
+        )
+        evaluate("amber", data=real, responses=path, out=tmp_path / "dpo")
+    found = compare([golden / "d_flip10", tmp_path / "dpo"])
+    accuracy = found.pairs[0].differences[0]
+    assert accuracy["difference"] == pytest.approx(0.1, abs=0.002) and accuracy["verdict"] == "inside noise"
+    assert accuracy["words"].startswith("Accuracy +0.1 is inside noise: 95 % interval −0.")
+    assert 0.4 < accuracy["mdd"] < 0.7 and accuracy["images_needed"] > 10_000
+    assert any("inside noise: Accuracy +0.1" in line for line in found.sentences)
 
 
 def test_counts_add_up(runs: list[Path]) -> None:
@@ -60,6 +119,7 @@ def test_counts_add_up(runs: list[Path]) -> None:
     assert [(pair.one, pair.other) for pair in found.pairs] == [("base", "sft"), ("base", "dpo"), ("sft", "dpo")]
     for pair in found.pairs:
         assert pair.common == 44
+        assert "generative" not in pair.mcnemar and len(pair.texts) == 4
         test = pair.mcnemar["discriminative"]
         assert test["right_to_wrong"] + test["wrong_to_right"] == len(pair.flips)
         parts = [pair.mcnemar[group] for group in ("existence", "attribute", "relation")]
@@ -91,7 +151,9 @@ def test_the_paired_interval_is_that_of_a_plain_loop(runs: list[Path]) -> None:
             rows = [row for name in drawn for row in side if row["cluster"] == name and row["correct"] is not None]
             accuracy.append(100 * sum(row["correct"] for row in rows) / len(rows))
         differences.append(accuracy[1] - accuracy[0])
-    expected = np.percentile(differences, [2.5, 97.5])
+    # With four images the percentiles are those of Student's t with three degrees of freedom, times sqrt(4 / 3).
+    tail = 100 * norm.cdf(t.ppf(0.025, 3) * math.sqrt(4 / 3))
+    expected = np.percentile(differences, [tail, 100 - tail])
     found = next(d for d in pair.differences if (d["group"], d["metric"]) == ("discriminative", "accuracy"))
     assert found["interval"] == pytest.approx(list(expected), abs=2.0)
 

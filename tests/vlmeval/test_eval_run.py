@@ -74,15 +74,16 @@ def test_a_killed_run_goes_on_where_it_was(world: Path, tiny: Path, whole: Path,
     """The process dies of SIGKILL while it writes; the same command with --resume gives the same answers."""
     out, code = tmp_path / "killed", (
         "import os, signal, sys\n"
-        "from vlmeval import store\n"
+        "from vlmeval import log\n"
         "from vlmeval.cli import main\n"
-        "append = store.Log.append\n"
-        "def dying(log, rows):\n"
-        "    append(log, rows)\n"
-        "    if len(log.done) > 20:\n"
-        "        log._file.write(b'{\"id\": 44, \"respo'); log._file.flush()\n"
+        "append, written = log.Log.append, []\n"
+        "def dying(self, rows):\n"
+        "    append(self, rows)\n"
+        "    written.extend(rows)\n"
+        "    if len(written) > 20:\n"
+        "        self._files[0].write(b'{\"id\": 44, \"respo'); self._files[0].flush()\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "store.Log.append = dying\n"
+        "log.Log.append = dying\n"
         "main(sys.argv[1:])\n"
     )
     arguments = ["amber", "--data", world, "--model", tiny, "--out", out, "--batch-size", 7]
@@ -96,11 +97,13 @@ def test_a_killed_run_goes_on_where_it_was(world: Path, tiny: Path, whole: Path,
     assert result.exit_code == 2 and "go on with it with --resume" in result.stderr
     result = CliRunner().invoke(main, [*map(str, arguments), "--resume"])
     assert result.exit_code == 0, result.output
-    assert (out / "responses.jsonl").read_bytes().startswith(before[: before.rfind(b"\n") + 1])
-    assert responses(out) == responses(whole)
+    assert set(before.splitlines()[:-1]) < set((out / "responses.jsonl").read_bytes().splitlines())
+    assert (out / "responses.jsonl").read_bytes() == (whole / "responses.jsonl").read_bytes(), "in the items' order"
     ours, theirs = (json.loads((folder / "report.json").read_text()) for folder in (out, whole))
     # Answers of the run that was killed are not timed.
     assert ours.pop("speed")["answers"] < theirs.pop("speed")["answers"] == 44
+    assert "--batch-size 7" in ours["run"].pop("command") and theirs["run"].pop("command") is None
+    assert ours["run"].pop("timed") != theirs["run"].pop("timed")
     assert ours == theirs
 
 
@@ -148,7 +151,7 @@ def test_changed_questions_and_weights_are_refused(
     other = tiny_models.make("llava", tmp_path / "llava", seed=1)
     # The record gets the other model's path: only the weights tell them apart.
     record = json.loads((tmp_path / "copy" / "run.json").read_text())
-    record["setup"]["answers"]["model"] = str(other)
+    record["answers"]["model"] = str(other)
     (tmp_path / "copy" / "run.json").write_text(json.dumps(record))
     with pytest.raises(ConfigError, match="base_hash was"):
         asked(world, other, tmp_path / "copy", resume=True)
@@ -157,7 +160,8 @@ def test_changed_questions_and_weights_are_refused(
 def test_a_limit_is_partial_and_can_be_lifted(world: Path, tiny: Path, whole: Path, tmp_path: Path) -> None:
     report = asked(world, tiny, tmp_path / "e", limit=10)
     assert report["headline"] == "PARTIAL 10/44" and not report["coverage"]["complete"]
-    kinds = {row["groups"][-1] for row in map(json.loads, (tmp_path / "e" / "scores.jsonl").read_text().splitlines())}
+    scores = (tmp_path / "e" / "scores.jsonl").read_text().splitlines()
+    kinds = {tuple(row["groups"]) for row in map(json.loads, scores)}
     assert len(kinds) > 3, "a limit takes something of everything"
     report = asked(world, tiny, tmp_path / "e", resume=True)
     assert report["coverage"]["complete"]
@@ -185,7 +189,10 @@ def test_output_is_kept(world: Path, tiny: Path, whole: Path, tmp_path: Path) ->
     with pytest.raises(OutputExistsError):
         evaluate("amber", data=world, responses=path, out=copy)
     evaluate("amber", data=world, responses=path, out=copy, overwrite=True)
-    assert responses(copy) == {1: "a dog"} and not (copy / "run.json").exists()
+    assert responses(copy) == {1: "a dog"}
+    assert json.loads((copy / "run.json").read_text())["answers"]["kind"] == "responses"
+    with pytest.raises(ConfigError, match="holds a scored responses file, which no model can go on with"):
+        asked(world, tiny, copy, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -244,20 +251,25 @@ def test_odd_pictures_are_shown(world: Path, tiny: Path, tmp_path: Path) -> None
     assert report["coverage"]["complete"]
 
 
-def test_a_picture_cut_short_stops_the_run_and_keeps_the_answers(world: Path, tiny: Path, tmp_path: Path) -> None:
+def test_a_picture_cut_short_fails_its_items_alone_and_can_be_mended(world: Path, tiny: Path, tmp_path: Path) -> None:
     copy = tmp_path / "amber"
     shutil.copytree(world, copy)
     noise = Image.effect_noise((200, 200), 90).convert("RGB")
     noise.save(copy / "images" / "AMBER_4.png")
     raw = (copy / "images" / "AMBER_4.png").read_bytes()
     (copy / "images" / "AMBER_4.png").write_bytes(raw[: len(raw) // 2])
-    with pytest.raises(DataError, match="AMBER_4.png cannot be decoded"):
-        asked(copy, tiny, tmp_path / "e", batch_size=1)
-    kept = len(responses(tmp_path / "e"))
-    assert kept > 0
+    report = asked(copy, tiny, tmp_path / "e", batch_size=1)
+    shown = sum(query["image"] == "AMBER_4.png" for query in amber_world.queries())
+    assert report["headline"] == f"PARTIAL {44 - shown}/44 \N{MIDDLE DOT} {shown} FAILED"
+    assert report["coverage"]["failed"] == report["coverage"]["missing"] == shown
+    failures = [json.loads(line) for line in (tmp_path / "e" / "failures.jsonl").read_text().splitlines()]
+    assert len(failures) == shown and all("AMBER_4.png cannot be decoded" in row["error"] for row in failures)
+    assert f"{shown} of 44 items could not be answered" in " ".join(report["notes"])
+    before = responses(tmp_path / "e")
     (copy / "images" / "AMBER_4.png").write_bytes(raw)
     report = asked(copy, tiny, tmp_path / "e", batch_size=1, resume=True)
-    assert report["coverage"]["complete"]
+    assert report["coverage"]["complete"] and not (tmp_path / "e" / "failures.jsonl").exists()
+    assert before.items() < responses(tmp_path / "e").items(), "only what failed is asked again"
 
 
 def test_a_model_that_does_not_load_leaves_nothing_behind(world: Path, tmp_path: Path) -> None:
@@ -274,6 +286,11 @@ def test_a_foreign_responses_log_is_refused(world: Path, tiny: Path, whole: Path
     (copy / "responses.jsonl").write_text('{"id": 1}\n')
     with pytest.raises(DataError, match="line 1 is no answer"):
         asked(world, tiny, copy, resume=True, batch_size=7)
+    (copy / "responses.jsonl").write_text('{"id": 1, "response": "a dog"}\n')
+    record = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**record, "format": 1}))
+    with pytest.raises(DataError, match="is of format 1, expected 2: it was made by another version"):
+        asked(world, tiny, copy, resume=True)
     (copy / "run.json").unlink()
     with pytest.raises(DataError, match="no run.json"):
         asked(world, tiny, copy, resume=True)

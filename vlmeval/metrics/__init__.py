@@ -8,7 +8,7 @@ from vlmdata.errors import MissingError, choices
 
 __all__ = ["MODULES", "path"]
 
-MODULES = ("amber_discriminative", "amber_generative", "classification")
+MODULES = ("amber_discriminative", "amber_generative", "caption", "classification", "ocr", "pope", "preference", "vqa")
 
 
 def path(name: str) -> str:

@@ -1,7 +1,11 @@
-"""Accuracy, F1, per-class figures and confusions of class labels. Plain Python: labels are counted, in one pass."""
+"""Accuracy, F1, per-class figures and confusions of class labels; F1, precision and recall are scikit-learn's.
+
+What is counted is counted here: confusions are few of the many pairs of classes that a matrix would have room for.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -11,6 +15,7 @@ from vlmdata.errors import ConfigError, DataError
 __all__ = ["AVERAGES", "accuracy", "f1", "per_class", "summary", "top_k"]
 
 AVERAGES = ("macro", "micro", "weighted")
+_NONE = -1
 
 
 def accuracy(predictions: Sequence[Hashable], references: Sequence[Hashable]) -> float:
@@ -24,10 +29,10 @@ def accuracy(predictions: Sequence[Hashable], references: Sequence[Hashable]) ->
 
 
 def f1(predictions: Sequence[Hashable], references: Sequence[Hashable], average: str = "macro") -> float:
-    """F1 over the classes that occur in either list, in [0, 1]; as scikit-learn's ``f1_score``, undefined ones 0.
+    """F1 over the classes that occur in either list, in [0, 1]: scikit-learn's ``f1_score``, undefined ones 0.
 
     Args:
-        predictions: N labels.
+        predictions: N labels; None where none was said, which is no class: its reference is missed.
         references: N labels.
         average: ``macro`` is the mean over classes, ``weighted`` weighs them by how often they are true, ``micro``
             counts all classes together.
@@ -39,14 +44,11 @@ def f1(predictions: Sequence[Hashable], references: Sequence[Hashable], average:
     _check(predictions, references)
     if average not in AVERAGES:
         raise ConfigError(f"average is {average!r}; valid: {', '.join(AVERAGES)}")
-    hits = Counter(p for p, r in zip(predictions, references, strict=True) if p == r)
-    said, true = Counter(predictions), Counter(references)
-    if average == "micro":
-        return sum(hits.values()) / len(references)
-    scores = {label: 2 * hits[label] / (said[label] + true[label]) for label in said.keys() | true.keys()}
-    if average == "weighted":
-        return sum(scores[label] * count for label, count in true.items()) / len(references)
-    return sum(scores.values()) / len(scores)
+    from sklearn.metrics import f1_score
+
+    codes = {label: code for code, label in enumerate(dict.fromkeys([*references, *predictions])) if label is not None}
+    true, said = ([codes.get(label, _NONE) for label in labels] for labels in (references, predictions))
+    return float(f1_score(true, said, labels=list(codes.values()), average=average, zero_division=0))
 
 
 def top_k(ranked: Sequence[Sequence[Hashable]], references: Sequence[Hashable]) -> float:
@@ -78,22 +80,21 @@ def per_class(
         DataError: there are none, or their number differs.
     """
     _check(predictions, references)
+    from sklearn.metrics import precision_recall_fscore_support
+
     pairs = Counter(zip(references, predictions, strict=True))
-    said, true = Counter(predictions), Counter(references)
+    said = Counter(predictions)
+    figures = precision_recall_fscore_support(
+        references,
+        [_NONE if label is None else label for label in predictions],
+        labels=range(len(names)),
+        zero_division=math.nan,
+    )
     rows = []
-    for index, name in enumerate(names):
-        hits, n, claimed = pairs[index, index], true[index], said[index]
-        rows.append(
-            {
-                "name": name,
-                "n": n,
-                "said": claimed,
-                "right": hits,
-                "precision": hits / claimed if claimed else None,
-                "recall": hits / n if n else None,
-                "f1": 2 * hits / (n + claimed) if n + claimed else None,
-            }
-        )
+    for index, (name, precision, recall, score, n) in enumerate(zip(names, *figures, strict=True)):
+        shares = {"precision": precision, "recall": recall, "f1": score}
+        defined = {key: None if math.isnan(share) else float(share) for key, share in shares.items()}
+        rows.append({"name": name, "n": int(n), "said": said[index], "right": pairs[index, index], **defined})
     wrong = sorted((-count, r, p) for (r, p), count in pairs.items() if p is not None and p != r)
     confusions = [{"true": names[r], "said": names[p], "n": -count} for count, r, p in wrong]
     return rows, confusions

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 
-__all__ = ["Forms", "build", "plurals"]
+__all__ = ["Forms", "build", "plurals", "reviewed_words"]
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 
@@ -125,6 +125,11 @@ def _reviewed() -> dict[str, tuple[tuple[str, ...], str]]:
     text = files("vlmeval.metrics").joinpath("amber_forms.tsv").read_text(encoding="utf-8")
     rows = csv.reader((line for line in text.splitlines() if not line.startswith("#")), delimiter="\t")
     return {word: (tuple(forms.split()), guard) for word, forms, guard in rows}
+
+
+def reviewed_words() -> frozenset[str]:
+    """AMBER's own 418 words."""
+    return frozenset(_reviewed())
 
 
 def build(vocabulary: Iterable[str]) -> Forms:

@@ -1,76 +1,60 @@
-"""Short answers to questions about pictures: VQA accuracy, relaxed accuracy, word F1.
+"""An ``evaluate.Metric`` for short answers: ``evaluate.load(vlmeval.metrics.path("vqa"))``.
 
-VQA: https://visualqa.org/evaluation.html and https://github.com/GT-Vision-Lab/VQA, ``vqaEval.py``.
-Relaxed: Methani et al. (PlotQA), https://arxiv.org/abs/1909.00997, and ChartQA, https://arxiv.org/abs/2203.10244, as
-``relaxed_correctness`` of https://github.com/google-research/pix2struct has it.
-Word F1: Rajpurkar et al. (SQuAD), https://arxiv.org/abs/1606.05250, on words as the VQA evaluation has them.
-
-Deviation from ``vqaEval.py``: its table of contractions puts apostrophes in ("dont" is "don't"); here they are taken
-out of both sides, which also makes "its" and "it's" one.
+See ``vlmeval.metrics.short_answers`` for the formulas and their sources; nothing is downloaded.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["normalized", "relaxed", "vqa_accuracy", "word_f1"]
+import datasets
+import evaluate
 
-_NUMBERS = "zero one two three four five six seven eight nine ten".split()
-_WORDS = {"none": "0", **{word: str(number) for number, word in enumerate(_NUMBERS)}}
-_ARTICLES = {"a", "an", "the"}
-_PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
-_COMMA = re.compile(r"(\d),(\d)")
-_PERIOD = re.compile(r"\.(?!\d)")
+from vlmeval.metrics import edits, short_answers
 
+__all__ = ["Vqa"]
 
-def normalized(text: str | None) -> str:
-    """An answer as the VQA evaluation compares it: no punctuation, articles or case, number words as digits."""
-    given = " ".join((text or "").split()).replace("'", "").replace("\N{RIGHT SINGLE QUOTATION MARK}", "")
-    plain, joined = given, _COMMA.search(given) is not None
-    for mark in _PUNCTUATION:
-        # A mark beside a blank is dropped, one between words parts them; the script drops all marks of a text that
-        # has a comma inside a number.
-        alone = f" {mark}" in given or f"{mark} " in given
-        plain = plain.replace(mark, "" if alone or joined else " ")
-    plain = _PERIOD.sub("", plain).lower()
-    return " ".join(_WORDS.get(word, word) for word in plain.split() if word not in _ARTICLES)
+_DESCRIPTION = "VQA accuracy, relaxed accuracy, exact match, ANLS and word F1 of short answers to questions."
+_INPUTS = """
+Args:
+    predictions: answers, strings.
+    references: for each the right answer, a string, or several (VQA has ten), a list of strings.
+    tolerance: how far a number may be off in relaxed accuracy, as a part of the true one.
+    read_numbers: whether relaxed accuracy finds the numbers in sentences, with units, LaTeX and fractions.
+Returns:
+    accuracy, relaxed, exact, anls, f1, all in [0, 1].
+"""
 
 
-def vqa_accuracy(answer: str | None, references: Sequence[str]) -> float:
-    """How many of the people who were asked agree, in [0, 1].
+class Vqa(evaluate.Metric):
+    """Short answers."""
 
-    With several references (ten in VQA), the mean over each of them left out of min(1, others that agree / 3); with a
-    single one, whether it is the answer.
-    """
-    said = normalized(answer)
-    agree = [normalized(reference) == said for reference in references]
-    if len(agree) == 1:
-        return float(agree[0])
-    return sum(min(1.0, (sum(agree) - one) / 3) for one in agree) / len(agree) if agree else 0.0
+    def _info(self) -> Any:
+        text = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation="",
+            inputs_description=_INPUTS,
+            features=[
+                datasets.Features({"predictions": text, "references": datasets.Sequence(text)}),
+                datasets.Features({"predictions": text, "references": text}),
+            ],
+            reference_urls=["https://visualqa.org/evaluation.html", "https://arxiv.org/abs/2203.10244"],
+        )
 
-
-def relaxed(answer: str | None, reference: str, tolerance: float = 0.05) -> bool:
-    """Whether an answer is right: a number within 5 % of the true one, or else the same text, whatever the case."""
-    said, truth = (answer or "").strip(), reference.strip()
-    number, true_number = _number(said), _number(truth)
-    if number is not None and true_number:
-        return abs(number - true_number) / abs(true_number) <= tolerance
-    return said.lower() == truth.lower()
-
-
-def word_f1(answer: str | None, reference: str) -> float:
-    """Harmonic mean of the shares of words of the answer and of the reference that both have, in [0, 1]."""
-    said, truth = (Counter(normalized(text).split()) for text in (answer, reference))
-    shared = sum((said & truth).values())
-    if not said or not truth:
-        return float(said == truth)
-    return 2 * shared / (sum(said.values()) + sum(truth.values()))
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        return None
+    def _compute(
+        self,
+        predictions: list[str],
+        references: list[str] | list[list[str]],
+        tolerance: float = 0.05,
+        read_numbers: bool = False,
+    ) -> dict[str, float]:
+        sums = dict.fromkeys(("accuracy", "relaxed", "exact", "anls", "f1"), 0.0)
+        for said, given in zip(predictions, references, strict=True):
+            right = [given] if isinstance(given, str) else given
+            sums["accuracy"] += short_answers.vqa_accuracy(said, right)
+            sums["relaxed"] += any(short_answers.relaxed(said, one, tolerance, read=read_numbers) for one in right)
+            sums["exact"] += edits.collapsed(said) in map(edits.collapsed, right)
+            sums["anls"] += edits.anls(said, right)
+            sums["f1"] += max((short_answers.word_f1(said, one) for one in right), default=0.0)
+        return {name: value / len(predictions) for name, value in sums.items()}

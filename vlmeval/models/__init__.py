@@ -1,1 +1,1 @@
-"""Where answers come from: a local model or a responses file."""
+"""Where answers come from: a local model, a server or a responses file."""

@@ -5,34 +5,42 @@ The one module of vlmeval that touches vlmtrain: the family that trained an adap
 
 from __future__ import annotations
 
-import hashlib
-import io
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+import contextlib
+import sys
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmdata.errors import ConfigError, DataError
-from vlmeval.shardset import reader
+from vlmdata.errors import ConfigError, VlmError
+from vlmeval.models import computing, provenance
+from vlmeval.models.batching import ahead, batches, pieces
+from vlmeval.models.first_token import spellings
+from vlmeval.models.pictures import Pictures
+from vlmeval.models.preparing import Prepared, Reader
+from vlmeval.models.questions import folder_names, turns_of
 from vlmeval.task import Item, Response
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from vlmtrain.model import Loaded
+    from vlmtrain.questions import Questions
+    from vlmtrain.slots import Shelf
 
-__all__ = ["Local", "batches"]
+__all__ = ["ANSWERS", "Local", "batches", "several"]
 
-_WINDOW = 16
-_LIKELIEST = 5
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+ANSWERS = ("generate", "logits", "both")
+"""How items with choices are answered: in words, by the probabilities of their first tokens, or in words with both."""
+_SEED = 0
 
 
 class Local:
     """A model to be loaded when the first answer is wanted.
 
     Attributes:
-        loaded: the model, once it is.
+        loaded: the model, while it is.
+        loads_ahead: batches that are decoded and processed while the model computes; 0 does one after the other.
     """
+
+    loads_ahead = 2
 
     def __init__(
         self,
@@ -42,120 +50,173 @@ class Local:
         images: Path | None,
         batch_size: int,
         max_new_tokens: Mapping[str, int],
+        answers: str = "generate",
         prompt_suffix: str = "",
         dtype: str = "auto",
         quantize: str = "none",
         device: str | None = None,
+        device_map: str | Mapping[str, Any] | None = None,
         max_image_tokens: int | None = None,
+        merged: bool = False,
         trust_remote_code: bool = False,
     ) -> None:
         """Check what can be checked without loading.
 
         Args:
             model: base model; None takes the adapter's own base.
-            adapter: a run folder or any PEFT adapter folder.
+            adapter: a run folder, a full fine-tuning's too, or any PEFT adapter folder or hub id.
             images: the folder the items' image names are below, or the converted dataset that holds them.
-            batch_size: prompts per call.
+            batch_size: prompts per call; halved where they do not fit into memory.
             max_new_tokens: limit of new tokens by kind of item.
+            answers: one of ``ANSWERS``; items without choices are answered in words in each of them.
             prompt_suffix: added to every prompt after a line break.
             dtype: see ``vlmtrain.model.load``, like all that follow.
             quantize: none, 8bit or 4bit.
             device: None picks one.
+            device_map: spread the model over devices; excludes ``device``.
             max_image_tokens: image budget.
+            merged: add the adapter's weights to the base's before asking; only where the base is not quantized, as
+                sums of rounded weights would be other weights than ``vlmtrain merge`` writes.
             trust_remote_code: run code that comes with a hub model.
 
         Raises:
-            ConfigError: neither a model nor an adapter, or a number that cannot be.
+            ConfigError: neither a model nor an adapter, or options that cannot be or do not go together.
             MissingError: the model or adapter folder is not there.
         """
-        from vlmtrain.model import locate, read_run
+        from vlmtrain.bases import spread
+        from vlmtrain.companions import is_whole, run_of
+        from vlmtrain.model import locate
 
         if batch_size < 1:
             raise ConfigError(f"--batch-size is at least 1, got {batch_size}")
         if min(max_new_tokens.values()) < 1:
             raise ConfigError(f"an answer needs at least 1 new token, got {min(max_new_tokens.values())}")
-        run = read_run(adapter) if adapter else {}
+        if answers not in ANSWERS:
+            raise ConfigError(f"--answers is {answers!r}; valid: {', '.join(ANSWERS)}")
+        run = run_of(adapter) if adapter else {}
+        if merged and (adapter is None or is_whole(adapter)):
+            raise ConfigError("--merged merges an adapter: give one by --adapter")
+        if merged and quantize != "none":
+            raise ConfigError(f"--merged adds the adapter to unrounded weights: leave out --quantize {quantize}")
+        if adapter and is_whole(adapter):
+            model, adapter = str(adapter), None
         if model:
             locate(model)
         self.model, self.adapter, self.images = model, adapter, images
         self.batch_size, self.max_new_tokens, self.prompt_suffix = batch_size, dict(max_new_tokens), prompt_suffix
-        self.options: dict[str, Any] = {
-            "dtype": dtype,
-            "quantize": quantize,
-            "max_image_tokens": max_image_tokens,
-            "trust_remote_code": trust_remote_code,
-        }
-        self.device = device
+        self.answers, self.merged = answers, merged
+        self.options: dict[str, Any] = {"dtype": dtype, "quantize": quantize, "max_image_tokens": max_image_tokens}
+        self.options["trust_remote_code"] = trust_remote_code
+        self.device, self.device_map = device, spread(device_map, device)
         self.name = model or str(run.get("base"))
+        self.pictures = Pictures(images)
         self.loaded: Loaded | None = None
-        self._read: Callable[[str], bytes] | None = None
+        self._shelf: Shelf | None = None
+        self._key: str | Path | None = None
+        self._adapter: dict[str, Any] | None = None
+        self._questions: Questions | None = None
+        self._switch: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+        self._fits, self._answered_any = batch_size, False
+        self._words: dict[tuple[str, ...], list[list[int]]] = {}
+        self._cut: tuple[Sequence[Item], list[list[Item]]] | None = None
 
     def describe(self) -> dict[str, Any]:
         """Everything that can change an answer; more of it is known once the model is loaded."""
+        if self._adapter is None:
+            from vlmtrain.adapters import adapter_folder
+
+            self._adapter = provenance.adapter_facts(adapter_folder(self.adapter) if self.adapter else None)
         known: dict[str, Any] = {
             "kind": "local",
             "model": self.name,
             "adapter": str(self.adapter) if self.adapter else None,
-            "adapter_sha256": _adapter_hash(Path(self.adapter)) if self.adapter else None,
+            **self._adapter,
+            "merged": self.merged,
             "prompt_suffix": self.prompt_suffix,
+            "answers": self.answers,
             "decoding": "greedy",
             "max_new_tokens": self.max_new_tokens,
             **{name: value for name, value in self.options.items() if name != "trust_remote_code"},
         }
-        if self.loaded is not None:
+        if (loaded := self.loaded) is None:
+            return known
+        known |= {
+            "base": loaded.base,
+            "base_hash": loaded.base_hash,
+            "family": loaded.family.name,
+            "loaded_dtype": str(loaded.model.dtype).removeprefix("torch."),
+        }
+        if commit := getattr(loaded.model.config, "_commit_hash", None):
+            known["base_revision"] = commit
+        if not self.classifies:
             known |= {
-                "base": self.loaded.base,
-                "base_hash": self.loaded.base_hash,
-                "family": self.loaded.family.name,
-                "loaded_dtype": str(self.loaded.model.dtype).removeprefix("torch."),
+                "chat_template_sha256": provenance.text_hash(str(loaded.processor.chat_template)),
+                "prompt_format_sha256": provenance.text_hash(self._encoder.prompt_format()),
+                "generation_config": provenance.decoding(loaded.model.generation_config),
             }
-            if not self.classifies:
-                template = str(self.loaded.processor.chat_template).encode()
-                known["chat_template_sha256"] = hashlib.sha256(template).hexdigest()
         return known
 
     def environment(self) -> dict[str, Any]:
         """What is not meant to change an answer, and yet may in the last digit: recorded, never compared."""
-        import peft
-        import torch
-        import transformers
-
-        device = str(self.loaded.model.device) if self.loaded else None
-        versions = {module.__name__: str(module.__version__) for module in (torch, transformers, peft)}
-        return {"batch_size": self.batch_size, "padding_side": "left", "device": device, "versions": versions}
+        return {
+            "batch_size": self.batch_size,
+            **({"batch_size_fits": self._fits} if self._fits < self.batch_size else {}),
+            "padding_side": "left",
+            "ranking_padding_side": "right",
+            "seed": _SEED,
+            **(provenance.device_facts(self.loaded.model) if self.loaded else {"device": None}),
+            "versions": provenance.versions(),
+        }
 
     def load(self) -> None:
-        """Load the model.
+        """Load the model, unless it is.
 
         Raises:
             VlmError: it cannot be loaded; see ``vlmtrain.model.load``.
         """
+        from vlmtrain.merge import fold
         from vlmtrain.model import load
 
-        if self.loaded is None:
-            self.loaded = load(self.model, self.adapter, device=self.device, **self.options)
+        if self._shelf is not None:
+            self.loaded, self._switch = self._shelf.take(self._key)
+        elif self.loaded is None:
+            where: dict[str, Any] = {"device": self.device, "device_map": self.device_map}
+            loaded = load(self.model, self.adapter, **where, **self.options)
+            if self.merged:
+                loaded.model = fold(loaded)
+            self.loaded = loaded
+
+    def share(self, shelf: Shelf, key: str | Path | None) -> None:
+        """Take the model from a shelf from now on, by its adapter there, None for the base."""
+        self._shelf, self._key = shelf, key
+
+    def release(self) -> None:
+        """Let go of the model; it is loaded again when an answer is wanted."""
+        self.loaded, self._questions, self._switch = None, None, contextlib.nullcontext
 
     def answer(self, items: Sequence[Item], done: Container[int | str] = ()) -> Iterator[list[Response]]:
         """Answer the items that are not done, batch by batch; items of one image stay near each other.
 
-        Raises:
-            DataError: an image cannot be decoded.
-            ConfigError: a batch does not fit into the accelerator's memory.
-        """
-        import torch
+        An item that cannot be shown or does not fit into memory alone is a Response with an ``error``.
 
+        Raises:
+            ConfigError: the model cannot do what is asked, or not even the first item fits into memory.
+        """
         self.load()
-        for whole in batches(items, self.batch_size):
-            batch = [item for item in whole if item.id not in done]
-            if not batch:
-                continue
-            try:
-                yield self._classify(batch) if self.classifies else self._generate(batch)
-            except torch.OutOfMemoryError:
-                raise ConfigError(
-                    f"out of memory with --batch-size {self.batch_size}: give a smaller one, and --resume to keep the "
-                    "answers that are there"
-                ) from None
+        self._check(items)
+        computing.seed(_SEED)
+        assert self.loaded is not None
+        reader = self._reader(self.loaded)
+        left = ([item for item in batch if item.id not in done] for batch in self.batches(items))
+        jobs = (part for batch in left for part in pieces(batch, self._fits))
+        for prepared in ahead(reader.prepare, jobs, self.loads_ahead):
+            yield self._answered(prepared, reader)
+
+    def batches(self, items: Sequence[Item]) -> list[list[Item]]:
+        """How ``answer`` cuts the items, all of them, by their true lengths; the model must be loaded."""
+        if self._cut is None or self._cut[0] is not items:
+            self._cut = (items, list(batches(items, self.batch_size, kind=self._alike, length=self._length)))
+        return self._cut[1]
 
     def reply(
         self,
@@ -180,162 +241,161 @@ class Local:
 
         Raises:
             ConfigError: an image classifier is asked in words, or shown more or less than one image.
+            DataError: an image cannot be read.
         """
-        import copy
-
-        import torch
-        from transformers import TextStreamer
-
-        from vlmtrain.collate import prompt_batch
-
         self.load()
-        assert self.loaded is not None
-        model, processor = self.loaded.model, self.loaded.processor
-        pictures = [self._open(name) for name in images]
+        loaded = self.loaded
+        assert loaded is not None
+        pictures = [self.pictures.open(name) for name in images]
         if self.classifies:
-            return self._named(turns, pictures), 0
-        inputs = self._placed(prompt_batch(processor, self.loaded.family, [turns], [pictures]))
-        config = copy.deepcopy(model.generation_config)
-        config.update(**{**dict.fromkeys(_SAMPLING), "num_beams": 1, "max_length": None, **generation})
-
-        class Pieces(TextStreamer):
-            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-                if stream is not None:
-                    stream(text)
-
-        streamer = Pieces(processor.tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None
-        torch.manual_seed(seed)
-        with torch.inference_mode():
-            tokens = model.generate(**inputs, generation_config=config, streamer=streamer)
-        new = tokens[0, inputs["input_ids"].shape[1] :]
-        return processor.tokenizer.decode(new, skip_special_tokens=True).strip(), len(new)
-
-    def _placed(self, inputs: Any) -> Any:
-        """A batch on the model's device, in its type."""
-        import torch
-
-        assert self.loaded is not None
-        inputs = inputs.to(self.loaded.model.device)
-        for name, value in inputs.items():
-            if torch.is_tensor(value) and value.is_floating_point():
-                inputs[name] = value.to(self.loaded.model.dtype)
-        return inputs
-
-    def _generate(self, batch: Sequence[Item]) -> list[Response]:
-        import torch
-
-        from vlmtrain.collate import prompt_batch
-
-        assert self.loaded is not None
-        model, processor = self.loaded.model, self.loaded.processor
-        images = [[self._open(name) for name in item.images] for item in batch]
-        messages = [self._messages(item) for item in batch]
-        inputs = self._placed(prompt_batch(processor, self.loaded.family, messages, images))
-        config = _greedy(model.generation_config, self.max_new_tokens["text" if batch[0].kind == "text" else "answer"])
-        with torch.inference_mode():
-            tokens = model.generate(**inputs, generation_config=config)
-        new = tokens[:, inputs["input_ids"].shape[1] :]
-        texts = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
-        return [Response(item.id, text.strip()) for item, text in zip(batch, texts, strict=True)]
+            words = any(part["type"] == "text" for turn in turns for part in turn["content"])
+            if words or len(pictures) != 1:
+                raise ConfigError(f"{self.name} is an image classifier: show it one image, and ask nothing")
+            (ranked,) = self._likeliest(loaded, loaded.processor(images=pictures, return_tensors="pt"))
+            return "\n".join(f"{name}  {100 * probability:.1f} %" for name, probability in ranked), 0
+        inputs = self._encoder.prompts([turns], [pictures])
+        with self._switch():
+            return computing.reply(loaded, inputs, generation, seed, stream)
 
     @property
     def classifies(self) -> bool:
         """Whether the model is an image classifier; it answers with the names of its likeliest classes, one a line."""
         return self.loaded is not None and self.loaded.family.task == "classify"
 
-    def _classify(self, batch: Sequence[Item]) -> list[Response]:
-        if batch[0].kind != "class":
-            raise ConfigError(f"{self.name} is an image classifier and answers no questions: use vlmeval classify")
-        odd = next((item for item in batch if len(item.images) != 1), None)
-        if odd is not None:
-            raise DataError(f"item {odd.id} has {len(odd.images)} images; an image classifier takes one")
-        likeliest = self._likeliest([self._open(item.images[0]) for item in batch])
-        texts = ("\n".join(name for name, _ in ranked) for ranked in likeliest)
-        return [Response(item.id, text) for item, text in zip(batch, texts, strict=True)]
-
-    def _named(self, turns: Sequence[Mapping[str, Any]], pictures: Sequence[Image]) -> str:
-        words = any(part["type"] == "text" for turn in turns for part in turn["content"])
-        if words or len(pictures) != 1:
-            raise ConfigError(f"{self.name} is an image classifier: show it one image, and ask nothing")
-        (ranked,) = self._likeliest(pictures)
-        return "\n".join(f"{name}  {100 * probability:.1f} %" for name, probability in ranked)
-
-    def _likeliest(self, pictures: Sequence[Image]) -> list[list[tuple[str, float]]]:
-        """The likeliest classes of each picture with their probabilities."""
-        import torch
-
-        from vlmtrain.classifiers import classes
+    @property
+    def _encoder(self) -> Questions:
+        from vlmtrain.questions import Questions
 
         assert self.loaded is not None
-        pixels = self._placed(self.loaded.processor(images=pictures, return_tensors="pt"))["pixel_values"]
-        with torch.inference_mode():
-            logits = self.loaded.model(pixel_values=pixels).logits
-        names = classes(self.loaded.model.config)
-        found = logits.float().softmax(-1).topk(min(_LIKELIEST, len(names)), dim=-1)
-        rows = zip(found.values.tolist(), found.indices.tolist(), strict=True)
-        return [[(names[i], p) for p, i in zip(values, indices, strict=True)] for values, indices in rows]
+        if self._questions is None or self._questions.processor is not self.loaded.processor:
+            self._questions = Questions(self.loaded)
+        return self._questions
 
-    def _messages(self, item: Item) -> list[Mapping[str, Any]]:
-        if item.turns:
-            last = item.turns[-1]
-            more = [{"type": "text", "text": f"\n{self.prompt_suffix}"}] if self.prompt_suffix else []
-            return [*item.turns[:-1], {**last, "content": [*last["content"], *more]}]
-        text = f"{item.prompt}\n{self.prompt_suffix}" if self.prompt_suffix else item.prompt
-        pictures: list[dict[str, Any]] = [{"type": "image", "text": None} for _ in item.images]
-        return [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
+    def _check(self, items: Sequence[Item]) -> None:
+        """Whether the model can do what is asked, before the first answer."""
+        assert self.loaded is not None
+        for item in items:
+            if self.classifies and item.kind != "class":
+                use = "use vlmeval classify, without --decide likelihood"
+                raise ConfigError(f"{self.name} is an image classifier and answers no questions: {use}")
+            if self._decides(item) and item.choices not in self._words:
+                begun = self._encoder.first_tokens(item.choices)
+                self._words[item.choices] = spellings(self.loaded.processor.tokenizer, item.choices, begun)
 
-    def _open(self, name: str) -> Image:
-        from PIL import Image, ImageOps
+    def _decides(self, item: Item) -> bool:
+        """Whether first-token probabilities are wanted of an item."""
+        return self.answers != "generate" and bool(item.choices) and item.kind != "choice"
 
-        if self._read is None:
-            self._read = reader(self.images) if self.images else lambda path: Path(path).read_bytes()
+    def _alike(self, item: Item) -> Hashable:
+        """What the items of one batch must agree in."""
+        return item.kind, item.kind == "choice" and len(item.choices), self._decides(item) and item.choices
+
+    def _length(self, item: Item) -> int:
+        """Tokens of an item's prompt, those of its images known from their headers; 0 where that cannot be told."""
+        if self.classifies:
+            return 0
+        sizes = [size for name in item.images if (size := self.pictures.size(name)) is not None]
+        answers = item.choices if item.kind == "choice" else ()
         try:
-            with Image.open(io.BytesIO(self._read(name))) as file:
-                picture = ImageOps.exif_transpose(file)
-                if picture.has_transparency_data:
-                    picture = picture.convert("RGBA")
-                    white = Image.new("RGBA", picture.size, "white")
-                    picture = Image.alpha_composite(white, picture)
-                return picture.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"image {(self.images or Path()) / name} cannot be decoded: {error}") from error
+            return self._encoder.length(turns_of(item, self.prompt_suffix), sizes, answers)
+        except (VlmError, ValueError):
+            return 0
+
+    def _reader(self, loaded: Loaded) -> Reader:
+        """What opens and encodes, in the thread that works ahead."""
+        from vlmtrain.questions import Questions
+
+        questions = None if self.classifies else Questions(loaded, own=self.loads_ahead > 0)
+        return Reader(self.pictures, questions or loaded.processor, self.prompt_suffix, classifies=self.classifies)
+
+    def _answered(self, prepared: Prepared, reader: Reader) -> list[Response]:
+        """Answers of a batch, in halves of it where the whole does not fit into memory."""
+        from vlmtrain.auto_batch import is_out_of_memory
+
+        items, _, failed = prepared
+        if not items:
+            return failed
+        if len(items) <= self._fits:
+            try:
+                found = self._compute(prepared)
+                self._answered_any = True
+                return [*found, *failed]
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Out of the handler, whose traceback would keep the batch in memory.
+            computing.free()
+            if len(items) == 1:
+                return [self._too_large(items[0]), *failed]
+            self._fits = max(1, len(items) // 2)
+            print(f"vlmeval: out of memory with {len(items)} prompts: on with {self._fits}", file=sys.stderr)
+        del prepared
+        parts = [self._answered(reader.prepare(part), reader) for part in pieces(items, self._fits)]
+        return [response for part in parts for response in part] + failed
+
+    def _too_large(self, item: Item) -> Response:
+        hint = "lower --max-image-tokens or --max-new-tokens, or give --quantize 4bit or --dtype bfloat16"
+        if not self._answered_any:
+            raise ConfigError(f"out of memory with a single prompt, item {item.id}: {hint}")
+        return Response(item.id, None, error=f"out of memory with this prompt alone: {hint}")
+
+    def _compute(self, prepared: Prepared) -> list[Response]:
+        from vlmtrain.questions import pixels_once
+
+        self.load()
+        assert self.loaded is not None
+        first = prepared.items[0]
+        if self.classifies:
+            return computing.named(prepared, self._likeliest(self.loaded, prepared.inputs))
+        with self._switch():
+            if first.kind == "choice":
+                return computing.chosen(self.loaded, prepared, pixels_once)
+            limit = self.max_new_tokens["text" if first.kind == "text" else "answer"]
+            words = self._words[first.choices] if self._decides(first) else None
+            return computing.answered(self.loaded, prepared, limit, words, self.answers)
+
+    def _likeliest(self, loaded: Loaded, inputs: Any) -> list[list[tuple[str, float]]]:
+        from vlmtrain.classifiers import classes
+
+        with self._switch():
+            return computing.likeliest(loaded, inputs, classes(loaded.model.config))
 
 
-def batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
-    """Cut items into batches of one kind, of similar prompt length, with the items of an image near each other."""
-    for kind in dict.fromkeys(item.kind for item in items):
-        group = sorted((item for item in items if item.kind == kind), key=_Order(items))
-        window = size * _WINDOW
-        for start in range(0, len(group), window):
-            near = sorted(group[start : start + window], key=lambda item: len(item.prompt))
-            for first in range(0, len(near), size):
-                yield near[first : first + size]
+def several(
+    model: str | None, adapters: Sequence[str | Path], with_base: bool, **options: Any
+) -> list[tuple[str, Local]]:
+    """Models that share one base in memory where they can; an adapter that cannot is loaded alone, and said so once.
 
+    Args:
+        model: the base; None takes the one the adapters name.
+        adapters: run folders, those of full fine-tunings too, folders or hub ids of PEFT adapters.
+        with_base: the base itself, without an adapter, is the first of them.
+        options: of ``Local``, the same for all.
 
-class _Order:
-    """Images in order of first appearance."""
+    Returns:
+        For each, in the order given, a folder name that no other has, and the model. Ask one after the other: those
+        that do not share take each other's place in memory.
 
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.rank = {cluster: rank for rank, cluster in enumerate(dict.fromkeys(item.cluster for item in items))}
+    Raises:
+        ConfigError: an adapter of another base, an adapter given twice, or options that cannot be.
+        MissingError: a model or an adapter that is not there.
+    """
+    from vlmtrain.companions import agree, recorded_base
+    from vlmtrain.model import base_name
+    from vlmtrain.slots import Shelf
 
-    def __call__(self, item: Item) -> int:
-        return self.rank[item.cluster]
-
-
-def _greedy(config: Any, max_new_tokens: int) -> Any:
-    """The model's own generation config, without sampling."""
-    import copy
-
-    greedy = copy.deepcopy(config)
-    greedy.update(do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, max_length=None)
-    greedy.update(**dict.fromkeys(_SAMPLING))
-    return greedy
-
-
-def _adapter_hash(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "loftq.safetensors"):
-        path = folder / name
-        if path.is_file():
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+    names = folder_names(adapters, ("base",) if with_base else ())
+    agree(model, adapters)
+    found = [Local(model, adapter, **options) for adapter in adapters]
+    if with_base:
+        base = model or (recorded_base(adapters[0]) if adapters else base_name(None, None))
+        found = [Local(base, None, **{**options, "merged": False}), *found]
+        names = ["base", *names]
+    if len(found) > 1:
+        given = {**found[0].options, "device": found[0].device, "device_map": found[0].device_map}
+        given["merged"] = bool(options.get("merged"))
+        shelf = Shelf(model, adapters, lambda text: print(f"vlmeval: {text}", file=sys.stderr), **given)
+        shelf.users = found
+        for local, key in zip(found, [None, *adapters] if with_base else adapters, strict=True):
+            local.share(shelf, key)
+    return list(zip(names, found, strict=True))

@@ -9,16 +9,23 @@ class, denominators start at 0.001, F1 comes from rounded precision and recall. 
     - ids the annotations do not have are reported and not scored (the script scores 0 and -1, and dies of others);
     - generated answers are read by the exclusive word rule first; a responses file is taken as it is, like there;
     - the embedded noun engine and ``exact`` synonyms need no model; ``--nouns official`` uses nltk and spaCy.
+
+Beyond the script: ``pairs`` (both of two complementary attribute questions right, which no blind answer gets), the
+paper's AMBER Score, (100 - CHAIR + F1) / 2 (the script does not print it), figures object by object, and
+what first-token probabilities tell where a model gave them (``vlmeval.polling``).
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from vlmdata.errors import ConfigError, choices
-from vlmeval import amberset
+from vlmeval import amberset, breakdown, official, polling
+from vlmeval.charts import Chart, Scatter
 from vlmeval.metrics import chair, yesno
 from vlmeval.metrics.sums import total
 from vlmeval.task import Benchmark, Item, Metric, Option, Response, Score, Sums, Task, ratio
@@ -26,6 +33,7 @@ from vlmeval.task import Benchmark, Item, Metric, Option, Response, Score, Sums,
 __all__ = ["TASK"]
 
 _QUESTIONS = ("discriminative", "existence", "attribute", "state", "number", "action", "relation")
+_OVERALL = "overall"
 _PREFIX: Mapping[str, tuple[str, ...]] = {
     "discriminative": ("",),
     "existence": ("ha_",),
@@ -61,13 +69,28 @@ def _open(data: Path, settings: Mapping[str, Any], answered: frozenset[int | str
             )
         answer = _READ[rule](response.text)
         correct = (answer or "").lower() == item.target
-        return Score(item, response.text, yesno.counts(answer, item.target), correct, answer)
+        counts = {**yesno.counts(answer, item.target), "pairs": 0.0, "pairs_right": 0.0}
+        return Score(item, response.text, counts, correct, answer, polling.detail(response))
 
     def summarize(scores: Sequence[Score]) -> dict[str, Any]:
-        return {**_summary(scores, _asked(items), amber.starts), "notes": _remarks(scores, items, part, rule)}
+        found = _summary(scores, _asked(items), amber.starts)
+        return {**found, "notes": [*_remarks(scores, items, part, rule), *found.get("notes", ())]}
 
-    known = frozenset(amber.annotations)
-    return Benchmark(items, known, amber.data, protocol, score, summarize, _notes(amber, engine))
+    def together(scores: Sequence[Score]) -> Sequence[Score]:
+        return _paired(scores, pairs)
+
+    known, pairs = frozenset(amber.annotations), amberset.pairs(amber)
+    return Benchmark(
+        items,
+        known,
+        amber.data,
+        protocol,
+        score,
+        summarize,
+        _notes(amber, engine),
+        together,
+        folder=amberset.locate(data),
+    )
 
 
 def _part_of(amber: amberset.AmberSet, answered: frozenset[int | str] | None) -> str:
@@ -79,22 +102,48 @@ def _part_of(amber: amberset.AmberSet, answered: frozenset[int | str] | None) ->
 
 
 def _items(amber: amberset.AmberSet, part: str) -> list[Item]:
+    """Everything that is asked; what is both captions and questions counts in ``overall`` as well."""
+    notes = [note for note in amber.annotations.values() if part in ("all", *note.groups)]
+    both = (_OVERALL,) if len({note.groups == ("generative",) for note in notes}) == 2 else ()
     items = []
-    for note in amber.annotations.values():
-        if part not in ("all", *note.groups):
-            continue
+    for note in notes:
         image, prompt = amber.queries.get(note.id, ("", ""))
         groups = note.groups if part in ("all", "discriminative") else note.groups[note.groups.index(part) :]
-        captioned = note.groups == ("generative",)
-        target = {"truth": list(note.truth), "hallu": list(note.hallu)} if captioned else note.truth
-        images = (image,) if image else ()
-        items.append(Item(note.id, prompt, images, target, groups, "text" if captioned else "answer"))
+        images, facets = (image,) if image else (), {"type": note.groups[-1]}
+        if isinstance(note.truth, str):
+            named = polling.object_of(prompt) if "existence" in note.groups else None
+            facets |= {"object": named} if named else {}
+            words = polling.CHOICES
+            items.append(Item(note.id, prompt, images, note.truth, groups + both, choices=words, facets=facets))
+        else:
+            target = {"truth": list(note.truth), "hallu": list(note.hallu)}
+            items.append(Item(note.id, prompt, images, target, groups + both, "text", facets=facets))
     return items
 
 
 def _asked(items: Sequence[Item]) -> list[str]:
     present = {group for item in items for group in item.groups}
     return [group for group in TASK.groups if group in present]
+
+
+def _paired(scores: Sequence[Score], pairs: Sequence[tuple[int, int]]) -> list[Score]:
+    """Count every pair once, with the first answer to its second question, if both are answered.
+
+    A question that is answered several times has to be right each time.
+    """
+    right: defaultdict[int | str, list[bool]] = defaultdict(list)
+    for score in scores:
+        right[score.item.id].append(bool(score.correct))
+    first_of = {second: first for first, second in pairs if first in right and second in right}
+    found = []
+    for score in scores:
+        ident = score.item.id
+        first = first_of.pop(ident, None) if isinstance(ident, int) else None
+        if first is not None:
+            both = float(all(right[first]) and all(right[ident]))
+            score = replace(score, counts={**score.counts, "pairs": 1.0, "pairs_right": both})
+        found.append(score)
+    return found
 
 
 def _engines(
@@ -112,7 +161,8 @@ def _engines(
     wanted = settings.get("synonyms") or ("official" if engine == "official" else "exact")
     same, synonym_name = synonyms.load(wanted, lexicon.vocabulary)
     find = nouns_official.load() if engine == "official" else nouns.build(lexicon.vocabulary)
-    names = {"nouns": engine, "synonyms": synonym_name}
+    digest = synonyms.sha256(wanted)
+    names = {"nouns": engine, "synonyms": synonym_name, **({"synonyms_sha256": digest} if digest else {})}
     return chair.Lexicon(amber.association, amber.safe, same), find, names
 
 
@@ -153,23 +203,25 @@ def _captions_official(scores: Sequence[Score], starts: Mapping[str, float]) -> 
 
 def _summary(scores: Sequence[Score], asked: Sequence[str], starts: Mapping[str, float]) -> dict[str, Any]:
     """``official``, the blind baselines on the same questions, and what each reading rule could not read."""
-    official = {group: _questions_official(scores, group, starts) for group in asked if group != "generative"}
+    groups = [group for group in asked if group in _QUESTIONS]
+    found = {group: _questions_official(scores, group, starts) for group in groups}
     if "generative" in asked:
-        official["generative"] = _captions_official(scores, starts)
+        found["generative"] = _captions_official(scores, starts)
     questions = [score for score in scores if score.item.kind == "answer"]
-    summary: dict[str, Any] = {"official": official}
+    summary: dict[str, Any] = {"official": found}
     if questions:
+        blind = {answer: _constant(questions, answer) for answer in ("No", "Yes")}
         summary["baselines"] = {
-            f"all_{answer.lower()}": {
-                group: _questions_official(_constant(questions, answer), group, starts)
-                for group in official
-                if group != "generative"
-            }
-            for answer in ("No", "Yes")
+            f"all_{answer.lower()}": {group: _questions_official(same, group, starts) for group in groups}
+            for answer, same in blind.items()
         }
         unread = {name: sum(rule(score.response) is None for score in questions) for name, rule in _READ.items()}
         summary["protocol"] = {"unread": {**unread, "of": len(questions)}}
-    return summary
+        summary |= {"unread": polling.unread(questions), **polling.calibration(questions, groups)}
+    summary |= {"objects": breakdown.objects(scores)}
+    if any(score.item.kind == "text" for score in scores):
+        summary |= {"invented": breakdown.invented(scores)}
+    return {**summary, "tables": [*polling.table(summary, TASK.groups), *breakdown.tables(summary)]}
 
 
 def _remarks(scores: Sequence[Score], items: Sequence[Item], part: str, rule: str) -> list[str]:
@@ -231,6 +283,33 @@ def _words(sums: Sums) -> Any:
     return ratio(sums["words"], sums["captions"])
 
 
+def _pairs(sums: Sums) -> Any:
+    # Scores written before there were pairs do not have them.
+    return 100 * ratio(sums.get("pairs_right", 0.0), sums.get("pairs", 0.0))
+
+
+def _amber_score(sums: Sums) -> Any:
+    if "nouns" not in sums or "caught" not in sums:
+        return float("nan")
+    return (100 - 100 * ratio(sums["hallucinated"], sums["nouns"]) + _f1(sums)) / 2
+
+
+def _charts(report: Mapping[str, Any]) -> list[Chart]:
+    """Calibration, and CHAIR against Cover beside published results."""
+    found = polling.charts(report)
+    own = report.get("official", {}).get("generative")
+    if own and report["n"].get("generative"):
+        rows = (report.get("published") or {}).get("rows", ())
+        points = [(own["chair"], own["cover"], "this run", True)]
+        points += [
+            (row["figures"]["chair"], row["figures"]["cover"], row["name"], False)
+            for row in rows
+            if {"chair", "cover"} <= row["figures"].keys()
+        ]
+        found.append(Scatter("What captions invent and what they cover", "CHAIR (less is better)", "Cover", points))
+    return found
+
+
 _CAPTIONS = ("generative",)
 
 TASK = Task(
@@ -246,6 +325,7 @@ TASK = Task(
         "action": "Action",
         "relation": "Relation",
         "generative": "Generative",
+        _OVERALL: "Both",
     },
     metrics=(
         _share("accuracy", "Accuracy", _QUESTIONS, "right", "asked"),
@@ -254,11 +334,13 @@ TASK = Task(
         Metric("f1", "F1", _QUESTIONS, _f1, "asked"),
         _share("yes_rate", "Says yes", _QUESTIONS, "said_yes", "asked", None, column="rates"),
         _share("no_answer_rate", "Neither", _QUESTIONS, "unread", "asked", "low", independent=True, column="rates"),
+        Metric("pairs", "Pairs", _QUESTIONS, _pairs, "pairs", proportion=("pairs_right", "pairs"), column="rates"),
         _share("chair", "CHAIR", _CAPTIONS, "hallucinated", "nouns", "low"),
         _share("cover", "Cover", _CAPTIONS, "covered", "truth_slots"),
         _share("hal", "Hal", _CAPTIONS, "dirty", "captions", "low", independent=True),
         _share("cog", "Cog", _CAPTIONS, "cognition", "hallu_slots", "low"),
         Metric("words", "Words", _CAPTIONS, _words, "captions", None, percent=False, column="rates"),
+        Metric("amber_score", "AMBER Score", (_OVERALL,), _amber_score, "captions", column="rates"),
     ),
     headline=(
         ("discriminative", "accuracy"),
@@ -282,8 +364,11 @@ TASK = Task(
         Option("nouns", "Noun engine of captions; official needs nltk and its data.", "embedded", _NOUNS),
         Option(
             "synonyms",
-            "exact, official (spaCy's en_core_web_lg), or a file of synonym pairs, one tab-separated pair a line."
-            " Default: exact with embedded nouns, else official.",
+            "exact, official (spaCy's en_core_web_lg), or a file: a table of vlmeval build-synonyms, or tab-separated"
+            " pairs. Default: exact with embedded nouns, else official.",
         ),
     ),
+    fetch=lambda: official.fetch("amber"),
+    charts=_charts,
+    choices=True,
 )
