@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.llava_576 import SIDE, make_model, write_pairs, write_questions
 
-__all__ = ["WAYS", "WORKS", "main"]
+__all__ = ["WAYS", "WORKS", "main", "take_turns"]
 
 WAYS = ("vlmtrain", "compact", "stock")
 # Work -> (method, data, gradient checkpointing).
@@ -73,14 +73,16 @@ def prepare(folder: Path, side: int) -> None:
     write_questions(folder / "questions", 1, 4, side=side)
 
 
-def take_turns(work: str, folder: Path, runs: int, steps: int, threads: int) -> dict[str, list[dict[str, Any]]]:
+def take_turns(
+    work: str, folder: Path, runs: int, steps: int, threads: int, ways: tuple[str, ...] = WAYS
+) -> dict[str, list[dict[str, Any]]]:
     """Figures of each way's runs, gradients compared with those of vlmtrain's run of the same turn."""
     import torch
 
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for run in range(runs):
         grads: dict[str, dict[str, torch.Tensor]] = {}
-        for way in WAYS:
+        for way in ways:
             command = [sys.executable, "-m", "benchmarks.steps", "--work", way, work, str(folder)]
             command += ["--steps", str(steps), "--threads", str(threads)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
