@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.llava_576 import SIDE, make_model, write_pairs, write_questions
 
-__all__ = ["WAYS", "WORKS", "main", "take_turns"]
+__all__ = ["KEPT", "SIDE", "WAYS", "WORKS", "main", "prepare", "table", "take_turns"]
 
 WAYS = ("vlmtrain", "compact", "stock")
 # Work -> (method, data, gradient checkpointing).
@@ -36,7 +36,11 @@ WORKS = {
     "sft, checkpointing": ("sft", "rows", True),
     "sft": ("sft", "rows", False),
     "sft, 4 questions on one image": ("sft", "questions", True),
+    "sft, checkpointing, features kept": ("sft", "rows", True),
+    "sft, features kept": ("sft", "rows", False),
 }
+# vlmtrain's step is then one of a later epoch (cache_vision).
+KEPT = ("sft, checkpointing, features kept", "sft, features kept")
 PAIRS, ROWS = 2, 4
 
 
@@ -62,7 +66,7 @@ def main() -> None:
         found = {work: take_turns(work, Path(folder), given.runs, given.steps, given.threads) for work in given.works}
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
-    _table(found)
+    table(found)
 
 
 def prepare(folder: Path, side: int) -> None:
@@ -102,7 +106,8 @@ def _apart(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
     return max(float((ours[k] - v).abs().max() / v.abs().max().clamp(min=1e-12)) for k, v in theirs.items())
 
 
-def _table(found: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
+def table(found: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
+    """Print the figures of :func:`take_turns`, by work."""
     from rich.console import Console
     from rich.table import Table
 
@@ -134,7 +139,10 @@ def _work(way: str, work: str, folder: Path, steps: int, threads: int) -> dict[s
 
     torch.set_num_threads(threads)
     method, data, checkpointing = WORKS[work]
-    trainer, batch = (_ours if way == "vlmtrain" else _theirs)(method, folder, data, way, checkpointing)
+    if way == "vlmtrain":
+        trainer, batch = _ours(method, folder, data, checkpointing, work in KEPT)
+    else:
+        trainer, batch = _theirs(method, folder, data, checkpointing)
     _same_weights(trainer.model)
     trainer.model.train()
     if checkpointing:
@@ -193,7 +201,7 @@ def _count(model: Any) -> dict[str, int]:
     return counts
 
 
-def _ours(method: str, folder: Path, data: str, way: str, checkpointing: bool) -> tuple[Any, dict[str, Any]]:
+def _ours(method: str, folder: Path, data: str, checkpointing: bool, kept: bool) -> tuple[Any, dict[str, Any]]:
     import importlib
 
     from vlmtrain.training import begin
@@ -204,15 +212,18 @@ def _ours(method: str, folder: Path, data: str, way: str, checkpointing: bool) -
         "lora_r": 8,
         "lora_alpha": 16,
         "gradient_checkpointing": checkpointing,
+        "cache_vision": "ram" if kept else "off",
         **({"reference": "live"} if method == "dpo" else {}),
     }
     with tempfile.TemporaryDirectory() as out:
         job = begin(method, data=[folder / data], out=Path(out) / "run", progress=False, options=options)
         trainer = importlib.import_module(f"vlmtrain.{method}").make_trainer(job)
+    if kept:
+        trainer.with_features(trainer.data_collator(list(trainer.train_dataset)))
     return trainer, trainer.data_collator(list(trainer.train_dataset))
 
 
-def _theirs(method: str, folder: Path, data: str, way: str, checkpointing: bool) -> tuple[Any, dict[str, Any]]:
+def _theirs(method: str, folder: Path, data: str, checkpointing: bool) -> tuple[Any, dict[str, Any]]:
     from datasets import load_dataset
     from peft import LoraConfig
     from transformers import AutoModelForImageTextToText, AutoProcessor

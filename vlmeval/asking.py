@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Container, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def ask(job: Job, model: Model, out: Path, *, fresh: bool, quiet: bool) -> tuple
         job: what is asked.
         model: who is.
         out: the evaluation folder.
-        fresh: remove the evaluation that is in it, once the model is loaded.
+        fresh: remove the evaluation that is in it, once the model has answered.
         quiet: no progress.
 
     Returns:
@@ -82,9 +83,7 @@ def _before(job: Job, model: Model, out: Path, fresh: bool) -> tuple[dict[str, A
     return before, done
 
 
-def _refuse(
-    job: Job, before: Mapping[str, Any], now: Mapping[str, Any], done: Container[int | str], out: Path
-) -> None:
+def _refuse(job: Job, before: Mapping[str, Any], now: Mapping[str, Any], done: Container[int | str], out: Path) -> None:
     """Refuse to mix answers of two set-ups in one folder."""
     shown = {name for item in job.items if item.id in done for name in item.images}
     found = jobs.differences(before, now, shown)
@@ -108,10 +107,13 @@ def _answers(
 ) -> dict[str, float]:
     """Ask; give how many were asked by all processes, and the seconds it took."""
 
-    def begin() -> None:
+    def lock() -> None:
         with store.writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(out))
+
+    def begin() -> None:
+        with store.writing(out):
             store.start(out, fresh=fresh)
             # What an earlier run reported is not what this one will.
             (out / store.REPORT).unlink(missing_ok=True)
@@ -124,11 +126,15 @@ def _answers(
     total = mine if several else len(job.items)
     began = time.monotonic()
     with ExitStack() as stack:
+        ranks.first(lock)
+        advance = stack.enter_context(track(label, total, total - mine, quiet=quiet or not ranks.is_first()))
+        batches = model.answer(job.items, hidden)
+        # What a model cannot do at all it says before its first answer; until then an earlier evaluation stays.
+        begun = ranks.alike(lambda: list(islice(batches, 1)))
         ranks.first(begin)
         with store.writing(out):
             written = stack.enter_context(log.Log(out, ranks.rank() if several else None))
-        advance = stack.enter_context(track(label, total, total - mine, quiet=quiet or not ranks.is_first()))
-        for batch in model.answer(job.items, hidden):
+        for batch in chain(begun, batches):
             with store.writing(out, _WAY_ON):
                 written.append(batch)
             advance(len(batch))

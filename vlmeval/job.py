@@ -228,9 +228,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], shown: Contai
             if old[key] != new[key]:
                 found.append(f"{key} was {_short(old[key])}, is {_short(new[key])}")
     if before["questions_sha256"] != now["questions_sha256"]:
-        found += _settings(before["settings"], now["settings"]) or [
-            f"the questions ({before['items']} items, now {now['items']}) are not the same"
-        ]
+        counts = f"{before['items']} items" + (f", now {now['items']}" if now["items"] != before["items"] else "")
+        found += _settings(before["settings"], now["settings"]) or [f"the questions ({counts}) are not the same"]
     old, new = before["images"].get("files", {}), now["images"].get("files", {})
     changed = [name for name in old if name in new and name in shown and old[name] != new[name]]
     if changed:

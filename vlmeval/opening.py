@@ -37,6 +37,12 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _yes_or_no(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError
+    return text == "yes"
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """A key of ``--set``.
@@ -61,6 +67,8 @@ KEYS: Mapping[str, Key] = {
     "key_env": Key("endpoint", str, "a name", "environment variable with the key [OPENAI_API_KEY]"),
     "max_image_side": Key("endpoint", _positive, "pixels", "longest side an image is sent with"),
     "device_map": Key("local", str, "auto, balanced or a JSON object", "how one model is spread over devices"),
+    "share_prefix": Key("local", _yes_or_no, "yes or no", "an image is read once for all its questions [yes]"),
+    "verify_prefix": Key("local", _count, "a whole number from 0", "questions answered again without that [0]"),
 }
 
 
@@ -189,6 +197,8 @@ class Who:
                 found[name] = key.read(str(text))
             except ValueError:
                 raise ConfigError(f"--set {name}={text}: expected {key.expected}") from None
+        if found.get("verify_prefix") and not found.get("share_prefix", True):
+            raise ConfigError("--set verify_prefix compares with shared images: leave out --set share_prefix=no")
         return found
 
 

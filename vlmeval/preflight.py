@@ -7,7 +7,6 @@ run can tell that a picture was exchanged, and its header is opened.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from vlmdata.errors import ConfigError, DataError, MissingError
 from vlmeval import official
@@ -122,9 +122,10 @@ def _refuse(folder: Path, names: Sequence[str], faults: Mapping[str, str], skip:
 
 def _probe(read: Callable[[str], bytes], names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Name to hash of every good image, name to fault of every bad one."""
+    opening = Lock()
 
     def look(name: str) -> tuple[str, str | None]:
-        from PIL import Image
+        from vlmdata.pixels import open_picture
 
         try:
             raw = read(name)
@@ -132,9 +133,10 @@ def _probe(read: Callable[[str], bytes], names: Sequence[str]) -> tuple[dict[str
             return "", MISSING
         digest = hashlib.sha256(raw).hexdigest()[:_DIGITS]
         try:
-            with Image.open(io.BytesIO(raw)):
+            # Opening silences warnings for the whole process: one at a time, or they stay silent.
+            with opening, open_picture(raw):
                 return digest, None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        except Exception:  # whatever broken bytes make Pillow raise
             return digest, UNREADABLE
 
     # Row groups of a dataset are kept in turn, which several threads would undo.

@@ -60,7 +60,7 @@ class Coverage:
         if self.outside:
             parts.append(f"{self.outside} answers of other parts not scored")
         if self.null:
-            parts.append(f"{self.null} null captions not scored")
+            parts.append(f"{self.null} null answers not scored")
         return " \N{MIDDLE DOT} ".join(parts)
 
     def to_json(self) -> dict[str, Any]:

@@ -56,7 +56,11 @@ def called(folders: Sequence[Path], names: Sequence[str]) -> list[str]:
         raise ConfigError(f"{len(names)} names for {len(folders)} runs: give --name once for each run, in order")
     found = list(names)
     if not names:
-        parts = [folder.resolve().parts for folder in folders]
+        places = [folder.resolve() for folder in folders]
+        if len(set(places)) != len(places):
+            again = next(folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1)
+            raise ConfigError(f"{again} is given twice: give different evaluation folders, or --name once for each run")
+        parts = [place.parts for place in places]
         depth = 1
         while len({part[-depth:] for part in parts}) < len(parts) and depth < max(map(len, parts)):
             depth += 1

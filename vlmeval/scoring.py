@@ -10,7 +10,7 @@ from typing import Any
 from vlmdata import __version__
 from vlmdata.errors import DataError
 from vlmeval import leaks, measure, published, store
-from vlmeval.models import usage
+from vlmeval.models import prefix_check, usage
 from vlmeval.responses import Coverage, gate
 from vlmeval.task import Benchmark, Response, Score, Task
 
@@ -57,7 +57,7 @@ def finish(
     leaked = leaks.overlap(source, benchmark.folder)
     own = [*benchmark.notes, *leaked.pop("notes", []), *summary.pop("notes", [])]
     spent = usage.usage(given)
-    remarks = [*own, *_failed(failures, coverage), *usage.remarks(spent), *notes]
+    remarks = [*own, *_failed(failures, coverage), *usage.remarks(spent), *prefix_check.remarks(source), *notes]
     protocol = {**benchmark.protocol, **summary.pop("protocol", {})}
     run = dict(record or {})
     report = {
@@ -122,5 +122,5 @@ def _wrong(
     return (
         f"none of {len(answers)} answers is one to {where}: its ids are {expected}, the answers' ids are like "
         f"{answers[0].id!r}; {coverage.outside} belong to another part, {coverage.unknown} to nothing in these data, "
-        f"{coverage.null} are null captions"
+        f"{coverage.null} are null"
     )

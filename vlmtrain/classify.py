@@ -24,6 +24,7 @@ from vlmtrain.arguments import arguments
 from vlmtrain.auto_batch import attempts
 from vlmtrain.config import Config
 from vlmtrain.data import Opened, hold_out
+from vlmtrain.head_features import obstacle, use_features
 from vlmtrain.job import Job, Opening, open_run, start
 from vlmtrain.model import Loaded, load, quiet
 from vlmtrain.pixels import PassOrder, PictureCollator, Pictures, RandomView, crop_centre
@@ -36,7 +37,9 @@ from vlmtrain.tuning import adapter_config, weights_dtype
 __all__ = ["Trainer", "begin", "make_trainer", "train"]
 
 # Keys all methods share that say nothing about pictures without text.
-_IDLE = ("max_image_tokens", "group_by_length", "compact_head", "share_features")
+_IDLE = (
+    "max_image_tokens", "group_by_length", "compact_head", "share_features", "cache_vision", "cache_vision_gb"
+)  # fmt: skip
 TOP = 5
 
 
@@ -177,7 +180,25 @@ def make_trainer(job: Job) -> Trainer:
         trainer.compute_loss_func = _loss(trainer, job)
         trainer.compute_metrics = _metrics(trainer, job)
         attach(trainer, job, order=PassOrder(order(job), len(job.rows)))
+        if settings.head_only and settings.cache_features and _sees_rows_again(job):
+            _cache_features(trainer, job)
     return trainer
+
+
+def _sees_rows_again(job: Job) -> bool:
+    """Whether the same views of pictures are wanted more than once."""
+    training, settings = job.config.training, job.config.classification
+    assert settings is not None
+    step = training.batch_size * training.accumulate * job.processes
+    passes = training.max_steps * step / len(job.rows) if training.max_steps else training.epochs
+    return settings.augment == "none" and passes > 1
+
+
+def _cache_features(trainer: Trainer, job: Job) -> None:
+    if reason := obstacle(trainer, job.loaded.family.head):
+        job.reporter.say(f"features are computed in every pass: {reason}")
+    else:
+        use_features(trainer, job)
 
 
 def _check(opening: Opening) -> None:

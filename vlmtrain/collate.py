@@ -7,8 +7,9 @@ row. Here the whole row is read, and the labels are found in the outcome: charac
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,9 @@ from vlmdata.errors import ConfigError, DataError
 from vlmtrain.chat import Messages, has_image_mark, image_mark, render, render_prompt
 from vlmtrain.encode import answer_mask, encode, encode_again
 from vlmtrain.family import Family
+from vlmtrain.features import Known
 from vlmtrain.grouping import encode_groups, image_groups
+from vlmtrain.known_images import Shown, encode_known
 from vlmtrain.sharing import Share
 
 __all__ = [
@@ -96,9 +99,11 @@ class Collator:
     Attributes:
         share: where it is set, what rows on the same images have in common runs through the model once; the pixels
             are then those of each group of rows, once.
+        known: where it is set, images whose features are kept; the pixels are those of rows with another one.
     """
 
     share: Share | None = None
+    known: Mapping[str, Known] | None = None
 
     def __init__(self, processor: Any, family: Family) -> None:
         """Take the processor as it is to be used: image budget set, chat template present."""
@@ -110,8 +115,8 @@ class Collator:
         texts, begins = [row.text for row in found], [row.begin for row in found]
         batch = self._folded(rows, texts, begins) if self.share is not None else None
         if batch is None:
-            images = [self.images(row) for row in rows]
-            batch = dict(encode(self.processor, self.family, texts, images, side="right", begins=begins))
+            images = [Shown(row, self.images) for row in rows]
+            batch = dict(_reader(self.known)(self.processor, self.family, texts, images, begins=begins))
         mask = self.supervised(batch, [row.answers for row in found])
         if self.family.both_ways:
             mask &= batch["token_type_ids"].bool()
@@ -126,8 +131,8 @@ class Collator:
         groups = image_groups(self.processor, rows, texts)
         if len(groups) == len(rows):
             return None
-        images = [self.images(rows[group[0]]) for group in groups]
-        batch = encode_groups(self.processor, self.family, texts, begins, images, groups)
+        images = [Shown(rows[group[0]], self.images) for group in groups]
+        batch = encode_groups(self.processor, self.family, texts, begins, images, groups, _reader(self.known))
         sharing = self.share(batch, groups, [len(shown) for shown in images])
         return {**batch, **sharing} if sharing else None
 
@@ -151,10 +156,12 @@ class PreferenceCollator:
         reference: row number -> log-probabilities of chosen and rejected under the reference; where it is set, they
             come along as ``ref_chosen_logps`` and ``ref_rejected_logps`` ``[B]``.
         share: where it is set, what the two rows of a pair have in common runs through the model once.
+        known: where it is set, images whose features are kept; the pixels are those of pairs with another one.
     """
 
     reference: Mapping[int, tuple[float, float]] | None = None
     share: Share | None = None
+    known: Mapping[str, Known] | None = None
 
     def __init__(self, processor: Any, family: Family) -> None:
         """Take the processor as it is to be used: image budget set, chat template present."""
@@ -163,7 +170,8 @@ class PreferenceCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """One batch; the rows' images are decoded and processed once per pair."""
         sides = [[rendered(self.processor, row, side) for row in rows] for side in ("chosen", "rejected")]
-        batch, second = branches(self.processor, self.family, sides, [decode(row) for row in rows])
+        images = [Shown(row, decode) for row in rows]
+        batch, second = branches(self.processor, self.family, sides, images, self.known)
         joined = stack(self.processor, batch, second)
         if self.reference is not None:
             logps = torch.tensor([self.reference[row["row"]] for row in rows])
@@ -200,7 +208,8 @@ def branches(
     processor: Any,
     family: Family,
     sides: Sequence[Sequence[Said]],
-    images: Sequence[list[Image.Image]],
+    images: Sequence[Sequence[Image.Image]],
+    known: Mapping[str, Known] | None = None,
 ) -> list[dict[str, Any]]:
     """Several texts on the same images, which are processed once.
 
@@ -208,7 +217,8 @@ def branches(
         processor: of the model.
         family: the model's family.
         sides: per branch each row as :func:`rendered` gives it.
-        images: each row's pictures.
+        images: each row's pictures; with ``known`` as :class:`~vlmtrain.known_images.Shown`.
+        known: images whose features are kept; the first branch has no pixels of rows without another one.
 
     Returns:
         Per branch ``input_ids``, ``attention_mask``, ``completion_mask`` ``[B, T]`` of its own T and what else belongs
@@ -216,7 +226,7 @@ def branches(
     """
     texts = [[row.text for row in side] for side in sides]
     begins = [[row.begin for row in side] for side in sides]
-    batch: dict[str, Any] = encode(processor, family, texts[0], images, side="right", begins=begins[0])
+    batch: dict[str, Any] = _reader(known)(processor, family, texts[0], images, begins=begins[0])
     again = zip(texts[1:], begins[1:], strict=True)
     found = [batch, *(encode_again(processor, family, text, images, batch, begins=begin) for text, begin in again)]
     for branch, side in zip(found, sides, strict=True):
@@ -247,6 +257,19 @@ def rendered(processor: Any, row: Mapping[str, Any], side: str | None = None) ->
     found = render(processor, [*row["prompt"], *row[side]])
     turns = sum(turn["role"] == "assistant" for turn in row[side])
     return Said(found.text, found.answers[-turns:], found.begin)
+
+
+def _reader(known: Mapping[str, Known] | None) -> Callable[..., Any]:
+    """What reads rows: of all images, or of those that are not known."""
+    if known is None:
+        return functools.partial(_encode_all, side="right")
+    return functools.partial(encode_known, known=known)
+
+
+def _encode_all(
+    processor: Any, family: Family, texts: Sequence[str], images: Sequence[Sequence[Image.Image]], **given: Any
+) -> dict[str, Any]:
+    return dict(encode(processor, family, texts, [list(shown) for shown in images], **given))
 
 
 def _begin(processor: Any, messages: Messages) -> int | None:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["no_dropout"]
+__all__ = ["drops", "no_dropout"]
+
+
+def drops(module: Any) -> str | None:
+    """What a module by itself drops at random in training, in a few words; None where it drops nothing."""
+    kind = type(module).__name__
+    for name, value in vars(module).items():
+        rate = "drop" in name or (name == "p" and "Drop" in kind)
+        if rate and isinstance(value, float) and value > 0:
+            return f"{kind} drops {value:.0%} of its values at random"
+    return None
 
 
 def no_dropout(model: Any) -> None:

@@ -7,19 +7,19 @@ a matter of the order (``vlmtrain.image_order``); rows whose question stands bef
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vlmtrain.chat import image_places
-from vlmtrain.encode import encode, encode_again
+from vlmtrain.encode import encode_again
 from vlmtrain.family import Family
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["encode_groups", "image_groups"]
+__all__ = ["encode_groups", "image_groups", "joined"]
 
 _ROWS = ("text_replacement_offsets",)
 
@@ -51,6 +51,7 @@ def encode_groups(
     begins: Sequence[int | None],
     images: Sequence[Sequence[Image.Image]],
     groups: Sequence[Sequence[int]],
+    read: Callable[..., Any],
 ) -> dict[str, Any]:
     """The batch of :func:`vlmtrain.encode.encode`, padded on the right, with the pixels of each group once.
 
@@ -61,10 +62,11 @@ def encode_groups(
         begins: where the assistant first speaks in them.
         images: of each group.
         groups: places of rows, as :func:`image_groups` gives them.
+        read: ``encode`` or what stands for it, for the first row of each group.
     """
     heads = [group[0] for group in groups]
-    first: dict[str, Any] = encode(
-        processor, family, [texts[at] for at in heads], images, side="right", begins=[begins[at] for at in heads]
+    first: dict[str, Any] = read(
+        processor, family, [texts[at] for at in heads], images, begins=[begins[at] for at in heads]
     )
     later = [(number, at) for number, group in enumerate(groups) for at in group[1:]]
     if not later:
@@ -80,9 +82,23 @@ def encode_groups(
         shared,
         begins=[begins[at] for _, at in later],
     )
-    order = torch.tensor([*heads, *(at for _, at in later)]).argsort()
-    joined = {key: _in_order(first[key], value, order, key, processor) for key, value in again.items()}
-    return {**first, **joined}
+    return {**first, **joined(first, again, heads, [at for _, at in later], processor)}
+
+
+def joined(
+    first: Mapping[str, Any], second: Mapping[str, Any], ones: Sequence[int], others: Sequence[int], processor: Any
+) -> dict[str, Any]:
+    """What belongs to the tokens of two batches of ``encode`` and ``encode_again`` as that of one.
+
+    Args:
+        first: a batch, padded on the right.
+        second: another, without pixels.
+        ones: places of the rows of the first in the whole.
+        others: those of the second's.
+        processor: of the model.
+    """
+    order = torch.tensor([*ones, *others]).argsort()
+    return {key: _in_order(first[key], value, order, key, processor) for key, value in second.items()}
 
 
 def _in_order(first: Any, second: Any, order: torch.Tensor, key: str, processor: Any) -> Any:

@@ -180,6 +180,8 @@ class Training:
     group_by_length: bool = _key(True, "rows of like length share a batch")
     compact_head: bool = _key(True, "project answer tokens only through the LM head")
     share_features: bool = _key(True, "a frozen vision tower sees each image once per step, without a graph")
+    cache_vision: str = _key("off", "keep what a frozen tower gives, for all epochs", among=("off", "ram", "disk"))
+    cache_vision_gb: float | None = _key(None, "room for it; unset: 1/4 of memory, 1/2 of the free disk", least=0)
     workers: int | None = _key(None, "processes that decode images; unset is chosen by the device", least=0)
     eval_fraction: float = _key(0.0, "share of the data held out for evaluation", least=0, most=0.9)
     eval_steps: int | None = _key(None, "evaluate every so many steps; unset is after each epoch", least=1)
@@ -287,6 +289,7 @@ class Classification:
     label_smoothing: float = _key(0.0, "share of a label that is spread over all classes", least=0, most=0.999)
     class_weights: str = _key("none", "balanced: rare classes weigh as much as common ones", among=("none", "balanced"))
     head_only: bool = _key(False, "train the head alone, no LoRA (linear probe)")
+    cache_features: bool = _key(True, "head_only, augment=none: what the head sees is computed once per picture")
 
 
 _TEXT = ("sft", "dpo", "kto")

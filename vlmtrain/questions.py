@@ -9,9 +9,9 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlmtrain.chat import Messages, end_token, has_image_mark, image_mark, render_prompt
+from vlmtrain.chat import Messages, end_token, has_image_mark, image_mark, image_places, render_prompt
 from vlmtrain.collate import IGNORED, Collator, branches, prompt_batch, rendered
-from vlmtrain.encode import text_length
+from vlmtrain.encode import encode, encode_again, text_length
 from vlmtrain.features import image_features
 from vlmtrain.trl_seam import image_tokens
 
@@ -91,6 +91,30 @@ class Questions:
             for place in range(len(answers[0]))
         ]
         return branches(self.processor, self.family, sides, [list(shown) for shown in images])
+
+    def beginning(self, turns: Messages) -> str:
+        """What stands before the last image of a prompt and for it, as it is written; empty where there is none."""
+        text = render_prompt(self.processor, turns)
+        marks = image_places(self.processor, text)
+        return text[: marks[-1][1]] if marks else ""
+
+    def shown(self, turns: Messages, images: Sequence[Image]) -> dict[str, Any]:
+        """A prompt with its images, as :func:`vlmtrain.encode.encode` reads a row of a family that folds."""
+        text = render_prompt(self.processor, turns)
+        return dict(encode(self.processor, self.family, [text], [list(images)], side="right"))
+
+    def asked(self, turns: Messages, images: int, shown: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """What belongs to the tokens, ``[1, T]`` each, of a prompt on images that are not looked at again.
+
+        Args:
+            turns: in shard form, with as many images as ``shown`` has.
+            images: how many these are.
+            shown: of :meth:`shown`, of any prompt on the same images.
+        """
+        text = render_prompt(self.processor, turns)
+        # Only how many pictures there are is read of them.
+        found = encode_again(self.processor, self.family, [text], [[None] * images], shown)  # type: ignore[list-item]
+        return {key: value for key, value in found.items() if key.endswith(("_ids", "_mask"))}
 
     def length(self, turns: Messages, sizes: Sequence[Size], answers: Sequence[str] = ()) -> int:
         """How many tokens a prompt takes, with the longest of the answers; no picture is looked at.

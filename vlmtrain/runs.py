@@ -21,7 +21,10 @@ from vlmtrain.keys import WATCHED_ONLY
 __all__ = ["RunFolder", "RunResult"]
 
 # What may differ between a killed run and its --resume without changing its weights.
-_FREE = ("workers", "logging_steps", "keep_checkpoints", "save_steps", "push_to_hub", "hub_private", *WATCHED_ONLY)
+_FREE = (
+    "workers", "logging_steps", "keep_checkpoints", "save_steps", "push_to_hub", "hub_private", "cache_vision_gb",
+    *WATCHED_ONLY,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

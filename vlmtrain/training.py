@@ -16,6 +16,7 @@ from vlmtrain.bad_rows import Tolerant
 from vlmtrain.card import card
 from vlmtrain.checkpoints import check_space, step_of, writable
 from vlmtrain.dropout import no_dropout
+from vlmtrain.feature_cache import discard, feature_cache
 from vlmtrain.hub import push
 from vlmtrain.job import Job, open_run, start
 from vlmtrain.lengths import context_length
@@ -128,6 +129,7 @@ def run(trainer: Any, job: Job) -> RunResult:
         "accumulate": job.config.training.accumulate,
         "asked_batch": job.identity.get("asked_batch"),
         "resumed_from_step": int(job.checkpoint.name.rpartition("-")[2]) if job.checkpoint else None,
+        **({"vision_cache": trainer.cache.figures()} if trainer.cache is not None else {}),
         **watch.figures(best),
     }
     if distributed.is_first():
@@ -135,6 +137,7 @@ def run(trainer: Any, job: Job) -> RunResult:
             save_trained(model, job, out, state)
             watch.finish(metrics)
             _describe(job, metrics)
+            discard(job.folder.checkpoints)
         watch.close(out)
         if job.config.watching.push_to_hub:
             watching = job.config.watching
@@ -189,6 +192,9 @@ def attach(trainer: Any, job: Job, *, order: Any = None) -> Any:
     settle(trainer, job)
     if getattr(trainer.args, "disable_dropout", False):
         no_dropout(trainer.model)
+    trainer.cache = feature_cache(trainer, job)
+    if trainer.cache is not None:
+        trainer.data_collator.collate.known = trainer.cache.known
     check_space(trainer.model, job.folder.path, job.config.training.keep_checkpoints, job.reporter.say)
     return trainer
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmtrain.adalora import ranks_of_best
 from vlmtrain.checkpoints import rotate, seal, writable
-from vlmtrain.features import image_features, repeat_rows
+from vlmtrain.features import IMAGES, image_features, repeat_rows
 from vlmtrain.folded import folded_inputs
 from vlmtrain.ordering import Batches
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from vlmtrain.bad_rows import Ledger
     from vlmtrain.family import Family
+    from vlmtrain.feature_cache import FeatureCache
 
 __all__ = [
     "TrainerSeam",
@@ -211,6 +212,7 @@ class TrainerSeam:
         penalty: a term of the loss that depends on the weights alone.
         ledger: of rows that could not be read.
         judge: gives further figures of an evaluation, of what the model writes.
+        cache: of image features, for batches that come without the pixels of images in it.
     """
 
     sampler: torch.utils.data.Sampler[int]
@@ -221,6 +223,7 @@ class TrainerSeam:
     penalty: Callable[[], torch.Tensor] | None = None
     ledger: Ledger | None = None
     judge: Callable[[], Mapping[str, float]] | None = None
+    cache: FeatureCache | None = None
     tokens_seen: int = 0
 
     def get_train_dataloader(self) -> Any:
@@ -374,9 +377,12 @@ class TrainerSeam:
         import torch
 
         inputs = dict(inputs)
-        copies = self.sides if sides is None else sides
+        copies, images = self.sides if sides is None else sides, inputs.pop(IMAGES, None)
         if (sharing := inputs.get("sharing")) is not None:
             inputs["sharing"], copies = folded_inputs(self.net, self.family, inputs, sharing), 1
+        if images is not None and self.cache is not None:
+            with torch.no_grad(), self.accelerator.autocast():  # type: ignore[attr-defined]
+                return self.cache.in_place_of_pixels(self.net, self.family, inputs, images, copies)
         if inputs.get("pixel_values") is None:
             return inputs
         pixel_keys = {"pixel_values", *self.family.feature_inputs, *self.family.pixel_inputs} & inputs.keys()

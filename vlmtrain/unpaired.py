@@ -13,6 +13,8 @@ from vlmdata.errors import DataError
 from vlmtrain.chat import render
 from vlmtrain.collate import Said, branches, decode, rendered, stack
 from vlmtrain.family import Family
+from vlmtrain.features import Known
+from vlmtrain.known_images import Shown
 from vlmtrain.weights import label_of
 
 __all__ = ["KL", "Partners", "UnpairedCollator", "check_questions"]
@@ -94,9 +96,11 @@ class UnpairedCollator:
         sides: what a row has: ``chosen`` and ``rejected``, or one answer.
         reference: row number -> log-probabilities under the reference of the sides' answers, then of the mismatched
             ones; where it is set they come along as ``ref_logps`` and ``ref_KL_logps`` ``[N]``.
+        known: where it is set, images whose features are kept; the pixels are those of rows with another one.
     """
 
     reference: Mapping[int, tuple[float, ...]] | None = None
+    known: Mapping[str, Known] | None = None
 
     def __init__(
         self, processor: Any, family: Family, partners: Partners | None, *, limit: int | None, label_by: str | None
@@ -119,7 +123,7 @@ class UnpairedCollator:
         texts = [[self._own(row, side) for row in rows] for side in self.sides]
         if self.partners is not None:
             texts += [[self._mismatched(row, side) for row in rows] for side in self.sides]
-        found = branches(self.processor, self.family, texts, [decode(row) for row in rows])
+        found = branches(self.processor, self.family, texts, [Shown(row, decode) for row in rows], self.known)
         count = len(self.sides)
         batch = {**found[0], **self._joined(found[:count])}
         if self.partners is not None:

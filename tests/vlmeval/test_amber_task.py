@@ -117,7 +117,7 @@ def test_coverage_adds_up_and_is_loud(world: Path, tmp_path: Path) -> None:
     assert len(rows) == sum(coverage[name] for name in ("answered", "duplicate", "unknown", "outside", "null"))
     assert coverage["complete"] is False
     assert coverage["examples"] == {"missing": [1, 7, 8, 9], "duplicate": [5], "unknown": [0, -1, 999], "null": [1]}
-    headline = "PARTIAL 40/44 · 1 DUPLICATE answers scored again · 3 UNKNOWN ids not scored · 1 null captions"
+    headline = "PARTIAL 40/44 · 1 DUPLICATE answers scored again · 3 UNKNOWN ids not scored · 1 null answers"
     for text in (result.stdout, result.stderr, *((out / name).read_text() for name in ("report.md", "report.html"))):
         assert headline in " ".join(text.split())
     # Every heading over figures says so.
@@ -202,7 +202,7 @@ def test_json_lines_byte_order_mark_and_extra_keys(world: Path, tmp_path: Path) 
         ('[{"id": 5, "response": ["Yes"]}]', "row 1 (id 5): response is ['Yes'], expected text"),
         ('[{"id": 5, "response": 1}]', "row 1 (id 5): response is 1, expected text"),
         ('[{"id": 700, "response": "Yes"}]', "none of 1 answers is one to part 'all' of amber"),
-        ('[{"id": 1, "response": null}]', "1 are null captions"),
+        ('[{"id": 1, "response": null}]', "1 are null"),
         ('[{"id": "AMBER_5", "response": "Yes"}]', "the answers' ids are like 'AMBER_5'"),
     ],
 )

@@ -81,5 +81,5 @@ def test_an_image_classifier_ranks_by_itself(data: Path, tmp_path: Path) -> None
     import tiny_models
 
     vit = tiny_models.make("vit", tmp_path / "vit", labels=CLASSES)
-    with pytest.raises(ConfigError, match="answers no questions: use vlmeval classify, without --decide likelihood"):
+    with pytest.raises(ConfigError, match="is an image classifier: it answers vlmeval classify --decide words"):
         evaluate("classify", data=data, model=str(vit), decide="likelihood", out=tmp_path / "out", quiet=True)

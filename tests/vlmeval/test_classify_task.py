@@ -328,7 +328,7 @@ def test_what_cannot_be_scored_is_refused(data: Path, vit: Path, world: Path, tm
         evaluate("classify", data=data, responses=file)
     with pytest.raises(MissingError):
         evaluate("classify", data=tmp_path / "nothing", responses=file)
-    with pytest.raises(ConfigError, match="is an image classifier and answers no questions: use vlmeval classify"):
+    with pytest.raises(ConfigError, match="is an image classifier: it answers vlmeval classify --decide words"):
         evaluate("amber", data=world, model=str(vit), out=tmp_path / "amber", quiet=True)
 
 

@@ -178,6 +178,8 @@ def test_what_cannot_be_compared(world: Path, runs: list[Path], tmp_path: Path) 
         compare(runs[:2], names=["one"])
     with pytest.raises(ConfigError, match="same name"):
         compare(runs[:2], names=["one", "one"])
+    with pytest.raises(ConfigError, match="base is given twice"):
+        compare([runs[0], runs[1], runs[0].parent / "." / "sft" / ".." / "base"])
     with pytest.raises(MissingError, match="no evaluation folder"):
         compare([runs[0], tmp_path])
     other = amber_world.write(tmp_path / "amber")

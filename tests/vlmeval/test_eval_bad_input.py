@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,26 @@ def test_a_disk_that_fills_up_keeps_what_was_answered(world: Path, tmp_path: Pat
     run = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert len((out / "responses.jsonl").read_text().splitlines()) == 44
+
+
+def test_a_model_that_cannot_do_what_is_asked_leaves_all_as_it_was(
+    data: Path, tmp_path: Path, model: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is known once it is loaded: an image classifier asked in words, a server that ranks nothing."""
+    evaluate("amber", data=data, model="m", out="e", quiet=True)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "e").iterdir()}
+
+    def refuse(*arguments: Any) -> Iterator[list[Response]]:
+        raise ConfigError("classifies images and answers nothing")
+        yield []
+
+    monkeypatch.setattr(model, "answer", refuse)
+    with pytest.raises(ConfigError, match="answers nothing"):
+        evaluate("amber", data=data, model="m", out="e", quiet=True, overwrite=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "e").iterdir()} == before
+    with pytest.raises(ConfigError, match="answers nothing"):
+        evaluate("amber", data=data, model="m", out="f", quiet=True)
+    assert not (tmp_path / "f").exists(), "the next command needs neither --resume nor --overwrite"
 
 
 def test_another_run_on_the_folder_is_seen(data: Path, tmp_path: Path, model: Scripted) -> None:

@@ -35,6 +35,12 @@ def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Scripted:
     return found
 
 
+def test_the_list_of_commands_tells_what_each_does_to_the_end() -> None:
+    shown = CliRunner().invoke(main, ["--help"], terminal_width=80).output
+    assert all(f"\n  {name} " in shown for name in (*tasks.names(), "compare", "generate", "noise", "score"))
+    assert "..." not in shown.partition("Commands:")[2]
+
+
 @pytest.mark.parametrize("name", tasks.names())
 def test_help_has_headings_and_only_what_has_an_effect(name: str) -> None:
     task = tasks.load(name)

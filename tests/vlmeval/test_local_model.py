@@ -213,7 +213,7 @@ def test_batches_are_of_one_length_and_kind(llava: Path, pictures: Path) -> None
         Item(place, "word " * (1 + place % 7), (f"{place % 3}.png",) * (1 + place % 2), "", ("g",), "text")
         for place in range(64)
     ]
-    model = local(llava, pictures)
+    model = local(llava, pictures, share_prefix=False)
     model.load()
     cut = model.batches([*items, *ranked(3), *questions(3)])
     assert sorted(len(batch) for batch in cut)[0] == 3 and sum(map(len, cut)) == 70
@@ -274,7 +274,8 @@ def test_one_that_cannot_be_encoded_does_not_take_its_batch_along(
 
     monkeypatch.setattr(Questions, "prompts", fussy)
     items = questions(4)
-    found = said(local(llava, pictures), [*items, replace(items[1], id="bad", prompt=items[1].prompt + "poison")])
+    model = local(llava, pictures, share_prefix=False)
+    found = said(model, [*items, replace(items[1], id="bad", prompt=items[1].prompt + "poison")])
     assert found["bad"].error == "mean must have 1 elements if it is an iterable"
     assert all(found[item.id].text is not None for item in items)
 

@@ -11,7 +11,7 @@ __all__ = ["compare"]
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command()
+@click.command(short_help="Compare evaluations: paired tests, intervals, flips.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN [RUN]...")
 @click.option("--name", "names", multiple=True, help="Name of a run, once for each in order.  [default: folder names]")
 @click.option("--baseline", metavar="NAME", help="Run that the others are held against.  [default: the first]")

@@ -10,7 +10,7 @@ import click
 __all__ = ["generate"]
 
 
-@click.command()
+@click.command(short_help="Ask models about pictures, side by side.")
 @click.option("--model", help="Base model: a folder or a hub id; left out, the adapter's own.")
 @click.option(
     "--adapter", multiple=True, type=click.Path(path_type=Path), help="A run folder or PEFT adapter; may be repeated."

@@ -7,7 +7,7 @@ import click
 __all__ = ["noise"]
 
 
-@click.command()
+@click.command(short_help="Say whether published figures differ beyond noise.")
 @click.argument("figures", nargs=-1, required=True, metavar="FIGURE FIGURE...")
 @click.option("--n", type=int, required=True, help="Questions behind each figure; AMBER has 14216, POPE 3000 a split.")
 @click.option("--changed", type=float, metavar="PERCENT", help="Percent of answers that differ, if known or assumed.")

@@ -15,7 +15,7 @@ _FOLDER = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command()
+@click.command(short_help="Score evaluations again, without a model.")
 @click.argument("runs", nargs=-1, required=True, type=_FOLDER, metavar="RUN...")
 @click.option("--data", type=_FOLDER, help="Score with these data, though they changed.  [default: as recorded]")
 @click.option("--images", type=_FOLDER, help="Image folder for the reports.  [default: as recorded]")

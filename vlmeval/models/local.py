@@ -6,6 +6,7 @@ The one module of vlmeval that touches vlmtrain: the family that trained an adap
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from vlmdata.errors import ConfigError, VlmError
 from vlmeval.models import computing, provenance
+from vlmeval.models import prefix as prefixes
 from vlmeval.models.batching import ahead, batches, pieces
 from vlmeval.models.first_token import spellings
+from vlmeval.models.fitting import Fitting
 from vlmeval.models.pictures import Pictures
+from vlmeval.models.prefix_reading import PrefixReader
+from vlmeval.models.prefix_sharing import OFF, Sharing
 from vlmeval.models.preparing import Prepared, Reader
 from vlmeval.models.questions import folder_names, turns_of
 from vlmeval.task import Item, Response
@@ -59,6 +64,8 @@ class Local:
         max_image_tokens: int | None = None,
         merged: bool = False,
         trust_remote_code: bool = False,
+        share_prefix: bool = True,
+        verify_prefix: int = 0,
     ) -> None:
         """Check what can be checked without loading.
 
@@ -78,11 +85,14 @@ class Local:
             merged: add the adapter's weights to the base's before asking; only where the base is not quantized, as
                 sums of rounded weights would be other weights than ``vlmtrain merge`` writes.
             trust_remote_code: run code that comes with a hub model.
+            share_prefix: read an image once for all that is asked about it, where the family lets it be exact.
+            verify_prefix: answer that many of these items a second time, each reading its image anew, and compare.
 
         Raises:
             ConfigError: neither a model nor an adapter, or options that cannot be or do not go together.
             MissingError: the model or adapter folder is not there.
         """
+        from vlmtrain.auto_batch import is_out_of_memory
         from vlmtrain.bases import spread
         from vlmtrain.companions import is_whole, run_of
         from vlmtrain.model import locate
@@ -116,7 +126,10 @@ class Local:
         self._adapter: dict[str, Any] | None = None
         self._questions: Questions | None = None
         self._switch: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-        self._fits, self._answered_any = batch_size, False
+        self._prefixes = prefixes.Prefixes(batch_size + 1)
+        self._fitting = Fitting(batch_size, is_out_of_memory, self._prefixes.clear)
+        self._share_prefix, self._verify_prefix = share_prefix, verify_prefix
+        self._sharing: Sharing | None = None
         self._words: dict[tuple[str, ...], list[list[int]]] = {}
         self._cut: tuple[Sequence[Item], list[list[Item]]] | None = None
 
@@ -140,27 +153,15 @@ class Local:
         }
         if (loaded := self.loaded) is None:
             return known
-        known |= {
-            "base": loaded.base,
-            "base_hash": loaded.base_hash,
-            "family": loaded.family.name,
-            "loaded_dtype": str(loaded.model.dtype).removeprefix("torch."),
-        }
-        if commit := getattr(loaded.model.config, "_commit_hash", None):
-            known["base_revision"] = commit
-        if not self.classifies:
-            known |= {
-                "chat_template_sha256": provenance.text_hash(str(loaded.processor.chat_template)),
-                "prompt_format_sha256": provenance.text_hash(self._encoder.prompt_format()),
-                "generation_config": provenance.decoding(loaded.model.generation_config),
-            }
-        return known
+        known |= provenance.base_facts(loaded)
+        return known if self.classifies else known | provenance.prompt_facts(loaded, self._encoder.prompt_format())
 
     def environment(self) -> dict[str, Any]:
         """What is not meant to change an answer, and yet may in the last digit: recorded, never compared."""
         return {
             "batch_size": self.batch_size,
-            **({"batch_size_fits": self._fits} if self._fits < self.batch_size else {}),
+            **({"batch_size_fits": fits} if (fits := self._fitting.fits) < self.batch_size else {}),
+            **({"share_prefix": self._sharing.to_json()} if self._sharing else {}),
             "padding_side": "left",
             "ranking_padding_side": "right",
             "seed": _SEED,
@@ -193,6 +194,7 @@ class Local:
     def release(self) -> None:
         """Let go of the model; it is loaded again when an answer is wanted."""
         self.loaded, self._questions, self._switch = None, None, contextlib.nullcontext
+        self._prefixes.clear()
 
     def answer(self, items: Sequence[Item], done: Container[int | str] = ()) -> Iterator[list[Response]]:
         """Answer the items that are not done, batch by batch; items of one image stay near each other.
@@ -208,14 +210,21 @@ class Local:
         assert self.loaded is not None
         reader = self._reader(self.loaded)
         left = ([item for item in batch if item.id not in done] for batch in self.batches(items))
-        jobs = (part for batch in left for part in pieces(batch, self._fits))
+        jobs = (part for batch in left for part in pieces(batch, self._fitting.fits))
         for prepared in ahead(reader.prepare, jobs, self.loads_ahead):
-            yield self._answered(prepared, reader)
+            found = self._fitting.answered(prepared, reader.prepare, self._compute)
+            if wanted := self._shared().checked(prepared.items):
+                plain = functools.partial(self._compute, plain=True)
+                self._shared().compare(found, self._fitting.answered(reader.plain(wanted), reader.plain, plain))
+            yield found
 
     def batches(self, items: Sequence[Item]) -> list[list[Item]]:
         """How ``answer`` cuts the items, all of them, by their true lengths; the model must be loaded."""
         if self._cut is None or self._cut[0] is not items:
-            self._cut = (items, list(batches(items, self.batch_size, kind=self._alike, length=self._length)))
+            sharing = self._shared()
+            beginning = None if sharing.reason else self._encoder.beginning
+            told = (self._alike, self._length, self._limit, beginning, self.prompt_suffix)
+            self._cut = (items, sharing.cut(items, *told))
         return self._cut[1]
 
     def reply(
@@ -276,8 +285,7 @@ class Local:
         assert self.loaded is not None
         for item in items:
             if self.classifies and item.kind != "class":
-                use = "use vlmeval classify, without --decide likelihood"
-                raise ConfigError(f"{self.name} is an image classifier and answers no questions: {use}")
+                raise ConfigError(f"{self.name} is an image classifier: it answers vlmeval classify --decide words")
             if self._decides(item) and item.choices not in self._words:
                 begun = self._encoder.first_tokens(item.choices)
                 self._words[item.choices] = spellings(self.loaded.processor.tokenizer, item.choices, begun)
@@ -306,40 +314,30 @@ class Local:
         from vlmtrain.questions import Questions
 
         questions = None if self.classifies else Questions(loaded, own=self.loads_ahead > 0)
-        return Reader(self.pictures, questions or loaded.processor, self.prompt_suffix, classifies=self.classifies)
+        reader = Reader(self.pictures, questions or loaded.processor, self.prompt_suffix, classifies=self.classifies)
+        if questions is not None:
+            grouped = PrefixReader(self.pictures, questions, self.prompt_suffix, self._prefixes.capacity)
+            reader.share(grouped.prepare, self._shared().shares)
+        return reader
 
-    def _answered(self, prepared: Prepared, reader: Reader) -> list[Response]:
-        """Answers of a batch, in halves of it where the whole does not fit into memory."""
-        from vlmtrain.auto_batch import is_out_of_memory
+    def _shared(self) -> Sharing:
+        """Who reads images once for all their questions, or tells why nobody does."""
+        from vlmtrain.folded import obstacle, window
 
-        items, _, failed = prepared
-        if not items:
-            return failed
-        if len(items) <= self._fits:
-            try:
-                found = self._compute(prepared)
-                self._answered_any = True
-                return [*found, *failed]
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-            # Out of the handler, whose traceback would keep the batch in memory.
-            computing.free()
-            if len(items) == 1:
-                return [self._too_large(items[0]), *failed]
-            self._fits = max(1, len(items) // 2)
-            print(f"vlmeval: out of memory with {len(items)} prompts: on with {self._fits}", file=sys.stderr)
-        del prepared
-        parts = [self._answered(reader.prepare(part), reader) for part in pieces(items, self._fits)]
-        return [response for part in parts for response in part] + failed
+        assert self.loaded is not None
+        if self._sharing is None:
+            model, family = self.loaded.model, self.loaded.family
+            net = model.get_base_model() if hasattr(model, "get_base_model") else model
+            reason = None if self._share_prefix else OFF
+            reason = reason or obstacle(net, family) or prefixes.obstacle(model)
+            reach, size = window(net), self.batch_size
+            self._sharing = Sharing(reason, self._prefixes, reach, family.positions, size, self._verify_prefix)
+        return self._sharing
 
-    def _too_large(self, item: Item) -> Response:
-        hint = "lower --max-image-tokens or --max-new-tokens, or give --quantize 4bit or --dtype bfloat16"
-        if not self._answered_any:
-            raise ConfigError(f"out of memory with a single prompt, item {item.id}: {hint}")
-        return Response(item.id, None, error=f"out of memory with this prompt alone: {hint}")
+    def _limit(self, item: Item) -> int:
+        return self.max_new_tokens["text" if item.kind == "text" else "answer"]
 
-    def _compute(self, prepared: Prepared) -> list[Response]:
+    def _compute(self, prepared: Prepared, *, plain: bool = False) -> list[Response]:
         from vlmtrain.questions import pixels_once
 
         self.load()
@@ -350,9 +348,10 @@ class Local:
         with self._switch():
             if first.kind == "choice":
                 return computing.chosen(self.loaded, prepared, pixels_once)
-            limit = self.max_new_tokens["text" if first.kind == "text" else "answer"]
             words = self._words[first.choices] if self._decides(first) else None
-            return computing.answered(self.loaded, prepared, limit, words, self.answers)
+            sharing, limit = self._shared(), self._limit(first)
+            once = sharing.answered if sharing.shares(prepared.items) else computing.answered
+            return (sharing.plainly if plain else once)(self.loaded, prepared, limit, words, self.answers)
 
     def _likeliest(self, loaded: Loaded, inputs: Any) -> list[list[tuple[str, float]]]:
         from vlmtrain.classifiers import classes

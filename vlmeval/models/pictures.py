@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmdata.errors import DataError, MissingError
+from vlmdata.errors import DataError, MissingError, RecordError
+from vlmdata.headers import read_header
 from vlmeval.shardset import reader
 
 if TYPE_CHECKING:
@@ -33,37 +33,41 @@ class Pictures:
         self._sizes: dict[str, tuple[int, int] | None] = {}
 
     def open(self, name: str) -> Image:
-        """A picture, upright, RGB, transparent places white.
+        """A picture, upright, RGB, transparent places white, 16-bit grey scaled: as ``vlmdata convert`` makes it.
 
         Raises:
             DataError: it is not there or cannot be decoded.
         """
-        from PIL import Image, ImageOps
+        from vlmdata.pixels import decode, rgb_on_white, turned
 
         try:
-            with Image.open(io.BytesIO(self._bytes(name))) as file:
-                picture = ImageOps.exif_transpose(file)
-                if picture.has_transparency_data:
-                    picture = picture.convert("RGBA")
-                    white = Image.new("RGBA", picture.size, "white")
-                    picture = Image.alpha_composite(white, picture)
-                return picture.convert("RGB")
+            data = self._bytes(name)
+            picture = decode(data)
+            header = read_header(data)
+            # Pillow turns a TIFF as it decodes it, and takes the tag away.
+            orientation = header.orientation if header else picture.getexif().get(_ORIENTATION, 1)
+            return turned(rgb_on_white(picture), orientation)
         except MissingError as error:
             raise DataError(str(error)) from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"image {(self.folder or Path()) / name} cannot be decoded: {error}") from error
+        except RecordError as error:
+            # Pillow names the buffer it read by its place in memory, which differs from run to run.
+            why = "it is in no format that is read" if "UnidentifiedImageError" in error.detail else error.detail
+            raise DataError(f"image {(self.folder or Path()) / name} cannot be decoded: {why}") from error
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise DataError(f"image {(self.folder or Path()) / name} cannot be read: {why}") from error
 
     def size(self, name: str) -> tuple[int, int] | None:
         """Width and height of a picture as it is shown, from its header; None where it has none that can be read."""
-        from PIL import Image
+        from vlmdata.pixels import open_picture
 
         if name not in self._sizes:
             try:
-                with Image.open(io.BytesIO(self._bytes(name))) as file:
+                with open_picture(self._bytes(name)) as file:
                     width, height = file.size
                     lying = file.getexif().get(_ORIENTATION) in _LYING
                     self._sizes[name] = (height, width) if lying else (width, height)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            except Exception:  # whatever broken bytes make Pillow raise; opening it will say
                 self._sizes[name] = None
         return self._sizes[name]
 

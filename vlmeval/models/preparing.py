@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from vlmdata.errors import DataError, VlmError
@@ -11,7 +11,7 @@ from vlmeval.models.pictures import Pictures
 from vlmeval.models.questions import turns_of
 from vlmeval.task import Item, Response
 
-__all__ = ["Prepared", "Reader"]
+__all__ = ["Prepared", "Reader", "refused"]
 
 
 class Prepared(NamedTuple):
@@ -36,9 +36,20 @@ class Reader:
         """
         self.pictures, self.encoder, self.suffix, self.classifies = pictures, encoder, suffix, classifies
         self._one = threading.Lock()
+        self._grouped: Callable[[Sequence[Item]], Prepared] = self._prepare
+        self._shares: Callable[[Sequence[Item]], bool] = lambda batch: False
+
+    def share(self, prepare: Callable[[Sequence[Item]], Prepared], shares: Callable[[Sequence[Item]], bool]) -> None:
+        """Let another prepare the batches of which ``shares`` is true."""
+        self._grouped, self._shares = prepare, shares
 
     def prepare(self, batch: Sequence[Item]) -> Prepared:
         """A batch, one at a time; items that cannot be opened or encoded become failed answers."""
+        with self._one:
+            return (self._grouped if self._shares(batch) else self._prepare)(batch)
+
+    def plain(self, batch: Sequence[Item]) -> Prepared:
+        """A batch whose items share nothing, whatever they could."""
         with self._one:
             return self._prepare(batch)
 
@@ -53,12 +64,12 @@ class Reader:
                 pictures.append([self.pictures.open(name) for name in item.images])
                 shown.append(item)
             except VlmError as error:
-                failed.append(_failed(item, error))
+                failed.append(refused(item, error))
         try:
             return Prepared(shown, self._encode(shown, pictures), failed)
         except (VlmError, ValueError) as error:
             if len(shown) == 1:
-                return Prepared([], None, [*failed, _failed(shown[0], error)])
+                return Prepared([], None, [*failed, refused(shown[0], error)])
         # One of them stands in the way: each alone tells which.
         good: list[int] = []
         for place, (item, own) in enumerate(zip(shown, pictures, strict=True)):
@@ -66,7 +77,7 @@ class Reader:
                 self._encode([item], [own])
                 good.append(place)
             except (VlmError, ValueError) as error:
-                failed.append(_failed(item, error))
+                failed.append(refused(item, error))
         kept = [shown[place] for place in good]
         return Prepared(kept, self._encode(kept, [pictures[place] for place in good]), failed)
 
@@ -90,5 +101,6 @@ class Reader:
         return self.encoder.prompts(turns, pictures)
 
 
-def _failed(item: Item, error: Exception) -> Response:
+def refused(item: Item, error: Exception) -> Response:
+    """An item that cannot be asked, and why."""
     return Response(item.id, None, error=" ".join(str(error).split()))

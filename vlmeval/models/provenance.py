@@ -9,7 +9,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SAMPLING", "adapter_facts", "decoding", "device_facts", "greedy", "text_hash", "versions"]
+__all__ = [
+    "SAMPLING",
+    "adapter_facts",
+    "base_facts",
+    "decoding",
+    "device_facts",
+    "greedy",
+    "prompt_facts",
+    "text_hash",
+    "versions",
+]
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "loftq.safetensors")
@@ -45,6 +55,27 @@ def adapter_facts(folder: Path | None) -> dict[str, Any]:
     facts = {"adapter_sha256": digest.hexdigest()}
     snapshot = _COMMIT.fullmatch(folder.name) and folder.parent.name == "snapshots"
     return {**facts, "adapter_revision": folder.name} if snapshot else facts
+
+
+def base_facts(loaded: Any) -> dict[str, Any]:
+    """What a loaded base is known by."""
+    found = {
+        "base": loaded.base,
+        "base_hash": loaded.base_hash,
+        "family": loaded.family.name,
+        "loaded_dtype": str(loaded.model.dtype).removeprefix("torch."),
+    }
+    commit = getattr(loaded.model.config, "_commit_hash", None)
+    return {**found, "base_revision": commit} if commit else found
+
+
+def prompt_facts(loaded: Any, prompt_format: Any) -> dict[str, Any]:
+    """How a loaded model's prompts are written and its answers decoded."""
+    return {
+        "chat_template_sha256": text_hash(str(loaded.processor.chat_template)),
+        "prompt_format_sha256": text_hash(prompt_format),
+        "generation_config": decoding(loaded.model.generation_config),
+    }
 
 
 def text_hash(*parts: Any) -> str:

@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from vlmtrain.commands.training import run_training, training_options
+from vlmtrain.commands.training import cache_option, run_training, training_options
 
 __all__ = ["dpo"]
 
 
 @click.command()
 @training_options
+@cache_option
 def dpo(**flags: Any) -> None:
     """Preference training (DPO) on chosen and rejected answers.
 

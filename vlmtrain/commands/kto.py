@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from vlmtrain.commands.training import run_training, training_options
+from vlmtrain.commands.training import cache_option, run_training, training_options
 
 __all__ = ["kto"]
 
 
 @click.command()
 @training_options
+@cache_option
 def kto(**flags: Any) -> None:
     """Train on good and bad answers that need not come in pairs (KTO).
 

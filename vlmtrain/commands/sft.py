@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from vlmtrain.commands.training import run_training, training_options
+from vlmtrain.commands.training import cache_option, run_training, training_options
 
 __all__ = ["sft"]
 
 
 @click.command()
 @training_options
+@cache_option
 @click.option("--train-on", help="Tokens with a loss: assistant, completion, all. [assistant]")
 @click.option("--group-by-image", is_flag=True, default=None, help="Rows on one image share a batch, and its tokens.")
 def sft(**flags: Any) -> None:

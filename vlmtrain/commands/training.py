@@ -12,7 +12,7 @@ import click
 
 from vlmdata.command import PLACE
 
-__all__ = ["run_training", "training_options"]
+__all__ = ["cache_option", "run_training", "training_options"]
 
 _FOLDER = click.Path(path_type=Path)
 if "LOCAL_RANK" in os.environ:
@@ -54,6 +54,12 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def cache_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The flag of methods whose models read text, for what a frozen tower gives."""
+    said = "Keep what a frozen tower gives, over all epochs: off, ram, disk. [off]"
+    return click.option("--cache-vision", help=said)(command)
 
 
 def run_training(train: Callable[..., Any], flags: dict[str, Any]) -> None:

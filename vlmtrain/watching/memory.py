@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Memory", "lines", "peak_memory"]
+__all__ = ["Memory", "lines", "machine_memory", "peak_memory"]
 
 _STATUS = Path("/proc/self/status")
 
@@ -40,7 +40,7 @@ class Memory:
         # The kernel's two figures are not exact to the page.
         peak = max(self.start, int(torch.cuda.max_memory_reserved()) if self.gpu else _process("VmHWM"))
         name = torch.cuda.get_device_name(0) if self.gpu else "cpu"
-        total = int(torch.cuda.get_device_properties(0).total_memory) if self.gpu else _total()
+        total = int(torch.cuda.get_device_properties(0).total_memory) if self.gpu else machine_memory()
         return {
             "device": name,
             "total_bytes": total,
@@ -72,7 +72,7 @@ def _process(field: str) -> int:
         return int(used if sys.platform == "darwin" else used * 1024)
 
 
-def _total() -> int:
+def machine_memory() -> int:
     """Memory this process may use: the machine's, or a container's where it is less."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
