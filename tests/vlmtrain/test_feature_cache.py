@@ -61,7 +61,11 @@ def _watch_pictures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 # The others have the same forward.
-KINDS = [(f, k) for f, k in labelled_rows.kinds() if k not in ("convnextv2", "deit", "dinov2_with_registers")]
+KINDS = [
+    pytest.param(f, k, marks=() if k in ("vit", "clip", "convnext") else pytest.mark.slow)
+    for f, k in labelled_rows.kinds()
+    if k not in ("convnextv2", "deit", "dinov2_with_registers")
+]
 
 
 @pytest.mark.parametrize(("family", "kind"), KINDS)
@@ -147,7 +151,12 @@ def test_a_head_below_which_values_are_dropped_is_trained_the_plain_way(
 
 FULL = ("idefics2", "llava", "qwen2_vl", "qwen3_vl", "smolvlm")
 QUICK_TALKS: dict[str, Any] = {"batch_size": 2, "learning_rate": 1e-3, "logging_steps": 1, "seed": 1, "epochs": 3}
-RUNS = [(name, "sft", "disk") for name in FULL] + [("qwen3_vl", "dpo", "ram"), ("idefics2", "dpo", "disk")]
+# Batches and gradients are compared for every family below; whole runs for one of each kind.
+RUNS = [
+    *(pytest.param(n, "sft", "disk", marks=() if n in ("llava", "qwen2_vl") else pytest.mark.slow) for n in FULL),
+    ("qwen3_vl", "dpo", "ram"),
+    pytest.param("idefics2", "dpo", "disk", marks=pytest.mark.slow),
+]
 
 
 def _rows(folder: Path, method: str) -> Path:

@@ -67,7 +67,7 @@ def counted(trainer: Any) -> dict[str, int]:
     return counts
 
 
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("frozen", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_shared_prefix_changes_nothing(
     loaded: Loaded,
     frozen: bool,
