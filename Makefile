@@ -35,8 +35,11 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup ## ours against plain TRL, same work, ratios
-	$(BIN)/python -m benchmarks.train
+bench: setup ## training and evaluation against TRL and transformers, same work, ratios
+	$(BIN)/python -m benchmarks.train --runs 1
+	$(BIN)/python -m benchmarks.steps --runs 1 --steps 1
+	$(BIN)/python -m benchmarks.cached --runs 1
+	$(BIN)/python -m benchmarks.ask --runs 1
 
 bench-convert: setup ## conversion against the ways of the write-ups; PHOTOS=FOLDER adds real photographs
 	$(BIN)/python -m benchmarks.convert --memory $(if $(PHOTOS),--photos "$(PHOTOS)") --json convert-figures.json

@@ -60,7 +60,12 @@ def make_model(folder: Path, *, side: int = SIDE, width: int = 256, layers: int 
     config = tf.LlavaConfig(
         vision_config=tf.CLIPVisionConfig(image_size=side, patch_size=PATCH, intermediate_size=4 * width, **heads),
         text_config=tf.LlamaConfig(
-            vocab_size=32_000, intermediate_size=3 * width, num_key_value_heads=4, **heads, **ids
+            vocab_size=32_000,
+            intermediate_size=3 * width,
+            num_key_value_heads=4,
+            max_position_embeddings=8192,
+            **heads,
+            **ids,
         ),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=(side // PATCH) ** 2,
