@@ -21,7 +21,7 @@ from vlmtrain.chat import Messages, has_image_mark, image_mark, render, render_p
 from vlmtrain.encode import answer_mask, encode, encode_again
 from vlmtrain.family import Family
 from vlmtrain.features import Known
-from vlmtrain.grouping import encode_groups, image_groups
+from vlmtrain.grouping import encode_groups, image_groups, stacked
 from vlmtrain.known_images import Shown, encode_known
 from vlmtrain.sharing import Share
 
@@ -237,7 +237,7 @@ def branches(
 def stack(processor: Any, first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """What belongs to the tokens of two branches, ``[B, T]`` of different T, as ``[2B, max T]``."""
     pad = {"input_ids": processor.tokenizer.pad_token_id}
-    return {key: _stack(first[key], second[key], pad.get(key, 0)) for key in second}
+    return {key: stacked(first[key], second[key], pad.get(key, 0)) for key in second}
 
 
 def rendered(processor: Any, row: Mapping[str, Any], side: str | None = None) -> Said:
@@ -276,12 +276,3 @@ def _begin(processor: Any, messages: Messages) -> int | None:
     """Where the assistant first speaks in a prompt."""
     spoken = any(message["role"] == "assistant" for message in messages)
     return render(processor, messages).begin if spoken else None
-
-
-def _stack(first: torch.Tensor, second: torch.Tensor, pad: int) -> torch.Tensor:
-    """Two ``[B, T, ...]`` of different T as one ``[2B, max T, ...]``."""
-    width = max(first.shape[1], second.shape[1])
-    grown = [half.new_full((half.shape[0], width, *half.shape[2:]), pad) for half in (first, second)]
-    for half, filled in zip((first, second), grown, strict=True):
-        filled[:, : half.shape[1]] = half
-    return torch.cat(grown)

@@ -19,7 +19,7 @@ from vlmtrain.family import Family
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["encode_groups", "image_groups", "joined"]
+__all__ = ["encode_groups", "image_groups", "joined", "stacked"]
 
 _ROWS = ("text_replacement_offsets",)
 
@@ -105,9 +105,14 @@ def _in_order(first: Any, second: Any, order: torch.Tensor, key: str, processor:
     if key in _ROWS:
         both = [*first, *second]
         return [both[at] for at in order.tolist()]
-    width = max(first.shape[1], second.shape[1])
     pad = processor.tokenizer.pad_token_id if key == "input_ids" else 0
-    grown = [half.new_full((half.shape[0], width, *half.shape[2:]), pad) for half in (first, second)]
-    for half, filled in zip((first, second), grown, strict=True):
-        filled[:, : half.shape[1]] = half
-    return torch.cat(grown)[order]
+    return stacked(first, second, pad)[order]
+
+
+def stacked(first: torch.Tensor, second: torch.Tensor, pad: int) -> torch.Tensor:
+    """Two ``[A, T, ...]`` and ``[B, T, ...]`` of different T as one ``[A + B, max T, ...]``."""
+    width = max(first.shape[1], second.shape[1])
+    grown = [part.new_full((part.shape[0], width, *part.shape[2:]), pad) for part in (first, second)]
+    for part, filled in zip((first, second), grown, strict=True):
+        filled[:, : part.shape[1]] = part
+    return torch.cat(grown)
