@@ -25,7 +25,7 @@ $(VENV)/.installed: setup.cfg constraints.txt pyproject.toml
 demo: setup ## raw data to fine-tuned adapter to hallucination report, in minutes
 	@PATH="$(abspath $(BIN)):$$PATH" bash demo.sh "$(DEMO)" "$(SEED)"
 
-test: setup ## the tests, under ten minutes
+test: setup ## the tests, about ten minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" $(SPREAD)
 
 test-all: setup ## the tests and the long matrix
