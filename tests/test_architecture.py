@@ -145,7 +145,8 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
     assert command.help, "no help"
     options = [p for p in command.params if isinstance(p, click.Option)]
     assert all(option.help for option in options), [o.name for o in options if not o.help]
-    assert len(options) <= 34
+    # vlmeval vqa has the most: what every task takes, and how answers are read, which changes their score.
+    assert len(options) <= 35
     if len(path) > 1:
         assert " ".join(path) in (ROOT / "README.md").read_text(), "the README does not name it"
 

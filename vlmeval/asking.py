@@ -15,6 +15,7 @@ from vlmeval import job as jobs
 from vlmeval import log, ranks, store
 from vlmeval.job import Job
 from vlmeval.model import Model
+from vlmeval.models import prefix_check
 from vlmeval.progress import track
 from vlmeval.task import Item, Response
 
@@ -57,7 +58,8 @@ def ask(job: Job, model: Model, out: Path, *, fresh: bool, quiet: bool) -> tuple
     for name, value in before.get("timed", {}).items():
         timed[name] = round(timed[name] + value, 3)
     # More of the environment may be known after the answers: tokens used, batches that had to be halved.
-    environment = job.record({}, model.environment())["environment"]
+    environments = [job.record({}, found)["environment"] for found in ranks.gathered(model.environment())]
+    environment = prefix_check.joined(environments)
     record = {**record, "environment": environment, "timed": timed}
     return ranks.first(lambda: _settled(job, out, unasked, record)), record
 

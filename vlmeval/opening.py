@@ -52,12 +52,14 @@ class Key:
         read: its value from a text.
         expected: what the text must be.
         help: what it does.
+        flag: of the commands that stands for it, where there is one; ``--set`` goes on taking the key.
     """
 
     kind: Literal["local", "endpoint"]
     read: Callable[[str], Any]
     expected: str
     help: str
+    flag: str | None = None
 
 
 KEYS: Mapping[str, Key] = {
@@ -68,16 +70,18 @@ KEYS: Mapping[str, Key] = {
     "max_image_side": Key("endpoint", _positive, "pixels", "longest side an image is sent with"),
     "device_map": Key("local", str, "auto, balanced or a JSON object", "how one model is spread over devices"),
     "share_prefix": Key("local", _yes_or_no, "yes or no", "an image is read once for all its questions [yes]"),
-    "verify_prefix": Key("local", _count, "a whole number from 0", "questions answered again without that [0]"),
+    "verify_prefix": Key(
+        "local", _count, "a whole number from 0", "questions answered again without that [0]", "--verify-prefix"
+    ),
 }
 
 
 def keys_help() -> str:
-    """The keys in one sentence, for ``--help``."""
+    """The keys that have no flag of their own in one sentence, for ``--help``."""
     kinds = {"endpoint": "With --endpoint", "local": "Local models"}
     said = []
     for kind, title in kinds.items():
-        named = [f"{name} ({key.help})" for name, key in KEYS.items() if key.kind == kind]
+        named = [f"{name} ({key.help})" for name, key in KEYS.items() if key.kind == kind and not key.flag]
         said.append(f"{title}: {', '.join(named)}.")
     return " ".join(said)
 
@@ -192,13 +196,14 @@ class Who:
                 raise ConfigError(f"--set {name}: no such key; valid: {choices(KEYS)}")
             if key.kind != kind:
                 way = "with --endpoint" if key.kind == "endpoint" else "for a model loaded here"
-                raise ConfigError(f"--set {name} has an effect only {way}: leave it out")
+                raise ConfigError(f"{key.flag or f'--set {name}'} has an effect only {way}: leave it out")
             try:
                 found[name] = key.read(str(text))
             except ValueError:
-                raise ConfigError(f"--set {name}={text}: expected {key.expected}") from None
+                given = f"{key.flag} {text}" if key.flag else f"--set {name}={text}"
+                raise ConfigError(f"{given}: expected {key.expected}") from None
         if found.get("verify_prefix") and not found.get("share_prefix", True):
-            raise ConfigError("--set verify_prefix compares with shared images: leave out --set share_prefix=no")
+            raise ConfigError("--verify-prefix compares with shared images: leave out --set share_prefix=no")
         return found
 
 

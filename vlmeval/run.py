@@ -12,7 +12,7 @@ from vlmeval import asking, job, log, preflight, ranks, store
 from vlmeval.job import Job
 from vlmeval.model import Model
 from vlmeval.models.replay import Replay
-from vlmeval.opening import Who
+from vlmeval.opening import KEYS, Who
 from vlmeval.preflight import Pictures
 from vlmeval.scoring import finish
 
@@ -195,8 +195,11 @@ def _replayed(asked: Request, responses: Path, out: Path | None) -> dict[str, An
         raise ConfigError("--limit is for asking a model; all answers of a responses file are scored")
     idle = [*who.given(), *(["on_missing"] if asked.on_missing != "fail" else [])]
     if idle:
-        flag = idle[0].replace("_", "-").replace("sets", "set")
-        raise ConfigError(f"--{flag} is for asking a model and has no effect with --responses: leave it out")
+        flag = f"--{idle[0].replace('_', '-')}"
+        if idle[0] == "sets":
+            key = KEYS.get(next(iter(who.sets)))
+            flag = key.flag if key and key.flag else "--set"
+        raise ConfigError(f"{flag} is for asking a model and has no effect with --responses: leave it out")
     task, own, given = job.open_task(asked.task, asked.settings)
     if out is not None:
         store.claim(out, resume=False, overwrite=asked.overwrite)

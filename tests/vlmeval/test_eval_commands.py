@@ -50,7 +50,9 @@ def test_help_has_headings_and_only_what_has_an_effect(name: str) -> None:
     assert max(map(len, shown.splitlines())) <= 80
     assert ("--answers " in shown) == task.choices
     assert ("--images " in shown) == ("--on-missing " in shown) == task.images
-    assert all(f" {key} " in " ".join(shown.replace("(", " ").split()) for key in KEYS)
+    assert all(
+        f" {key.flag or key_name} " in " ".join(shown.replace("(", " ").split()) for key_name, key in KEYS.items()
+    )
     command = main.get_command(click.Context(main), name)
     assert command is not None
     data = next(option for option in command.params if option.name == "data")
@@ -68,6 +70,7 @@ def test_help_has_headings_and_only_what_has_an_effect(name: str) -> None:
         ({"sets": {"timeout": "soon"}, "endpoint": "h"}, "--set timeout=soon: expected seconds"),
         ({"sets": {"timeout": "inf"}, "endpoint": "h"}, "--set timeout=inf: expected seconds"),
         ({"sets": {"max_image_side": "big"}, "endpoint": "h"}, "--set max_image_side=big: expected pixels"),
+        ({"model": "m", "sets": {"verify_prefix": "-1"}}, "--verify-prefix -1: expected a whole number from 0"),
         ({"endpoint": "h", "batch_size": 4}, "--batch-size is for a model loaded here and has no effect with --endp"),
         ({"endpoint": "h", "adapter": "a"}, "--adapter is for a model loaded here and has no effect with --endpoint"),
         ({"endpoint": "h", "quantize": "4bit"}, "--quantize is for a model loaded here"),
@@ -101,6 +104,12 @@ def test_keys_reach_the_model_they_are_for(world: Path) -> None:
         (["--responses", "r.json", "--answers", "logits"], "--answers is for asking a model"),
         (["--responses", "r.json", "--on-missing", "skip"], "--on-missing is for asking a model"),
         (["--responses", "r.json", "--set", "timeout=4"], "--set is for asking a model"),
+        (["--responses", "r.json", "--verify-prefix", "3"], "--verify-prefix is for asking a model and has no effect"),
+        (["--model", "m", "--out", "e", "--verify-prefix", "x"], "--verify-prefix x: expected a whole number from 0"),
+        (
+            ["--model", "m", "--out", "e", "--verify-prefix", "3", "--set", "verify-prefix=4"],
+            "--verify-prefix 3 and --set verify_prefix=4 are the same option: give one of them",
+        ),
         (["--responses", "r.json", "--endpoint", "http://h"], "both a responses file and a model are given"),
         (["--model", "m", "--out", "e", "--set", "timeout"], "--set 'timeout': expected KEY=VALUE"),
         (["--model", "m", "--out", "e", "--set", "a=1", "--set", "a=2"], "--set a is given twice: '1' and '2'"),

@@ -104,7 +104,7 @@ def test_answers_on_another_disk_are_missed(world: Path, tmp_path: Path) -> None
 def test_real_answers_are_those_of_one_process(world: Path, tiny: Path, tmp_path: Path) -> None:
     """Batches are shared whole: the same texts to the last bit, from the model that is asked in earnest."""
     short = ["--batch-size", 7, "--max-new-tokens", 10, "--max-answer-tokens", 5]
-    arguments = ["-m", "vlmeval", "amber", "--data", world, "--model", tiny, *short, "--out"]
+    arguments = ["-m", "vlmeval", "amber", "--data", world, "--model", tiny, *short, "--verify-prefix", 9, "--out"]
     run = launched(2, [*arguments, tmp_path / "two"])
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("AMBER") and run.stdout.count("Report: ") == 1, "one process speaks"
@@ -115,6 +115,8 @@ def test_real_answers_are_those_of_one_process(world: Path, tiny: Path, tmp_path
     ours = json.loads((two / "report.json").read_text())
     assert ours["run"]["system"]["processes"] == 2 and ours["speed"]["answers"] == theirs["speed"]["answers"] == 44
     assert ours["exact"] == theirs["exact"]
+    check = ours["protocol"]["answers"]["share_prefix"]["verified"]
+    assert check["checked"] == 9 and not check["differing"], "both processes' parts of the comparison"
 
 
 def test_ctrl_c_says_how_to_go_on(world: Path, tmp_path: Path) -> None:

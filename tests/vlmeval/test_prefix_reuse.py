@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from click.testing import CliRunner
 from local_items import local, questions, ranked, said, shares, write_pictures
 
 from vlmdata.errors import ConfigError
+from vlmeval.cli import main
 from vlmeval.models import prefix, prefix_check
 from vlmeval.models.local import Local
 from vlmeval.models.prefix_batches import cut, shared
@@ -284,5 +287,35 @@ def test_keys_are_checked_before_anything_is_loaded() -> None:
         who.check()
     with pytest.raises(ConfigError, match="leave out --set share_prefix=no"):
         Who(model="nowhere", sets={"share_prefix": "no", "verify_prefix": "3"}).check()
-    with pytest.raises(ConfigError, match="only for a model loaded here"):
+    with pytest.raises(ConfigError, match="--verify-prefix has an effect only for a model loaded here"):
         Who(model="m", endpoint="http://127.0.0.1:1", sets={"verify_prefix": "3"}).check()
+
+
+@pytest.mark.parametrize("spelling", [["--verify-prefix", "6"], ["--set", "verify_prefix=6"]], ids=" ".join)
+def test_a_command_tells_what_it_compared(spelling: list[str], world: Path, tiny: Path, tmp_path: Path) -> None:
+    """A near-tie that bfloat16 decides otherwise would be a line of it, with its margin; here all agree."""
+    given = ["amber", "--data", world, "--model", tiny, "--max-new-tokens", 4, "--out", tmp_path / "e", *spelling]
+    run = CliRunner().invoke(main, [str(one) for one in given])
+    assert run.exit_code == 0, run.output
+    report = json.loads((tmp_path / "e" / "report.json").read_text())
+    check = report["protocol"]["answers"]["share_prefix"]["verified"]
+    assert check["checked"] == 6 and check["differing"] == 0 and check["differences"] == []
+    said = prefix_check.remarks(report["protocol"]["answers"])
+    assert said[0].startswith("6 questions were answered a second time") and said[0] in report["notes"]
+    for name in ("report.md", "report.html"):
+        assert said[0] in (tmp_path / "e" / name).read_text()
+    assert said[0] in " ".join(run.output.split())
+
+
+def test_processes_put_their_comparisons_together() -> None:
+    one, two = prefix_check.Check({1}), prefix_check.Check({2})
+    one.compare(Response(1, "a"), [5], Response(1, "a", {"tokens": [5], "apart": [1.0]}))
+    two.compare(Response(2, "a"), [5], Response(2, "b", {"tokens": [6], "apart": [0.5]}))
+    parts = [{"batch_size": 8, "share_prefix": {"items": 2, "verified": each.to_json()}} for each in (one, two)]
+    both = prefix_check.joined(parts)
+    check = both["share_prefix"]["verified"]
+    assert (check["checked"], check["differing"], [said["id"] for said in check["differences"]]) == (2, 1, [2])
+    assert both["batch_size"] == 8 and both["share_prefix"]["items"] == 2
+    assert prefix_check.joined(parts[:1]) == parts[0] and prefix_check.joined([{"a": 1}, {"a": 2}]) == {"a": 1}
+    (said,) = prefix_check.remarks(both)
+    assert "1 answer differs: item 2 'a' instead of 'b' (at token 1 the two likeliest are 0.5 apart in logits)" in said

@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 
 import click
 
-from vlmdata.errors import VlmError
+from vlmdata.errors import ConfigError, VlmError
 from vlmeval import ranks, store
 from vlmeval import task as tasks
 from vlmeval.commands.limits import Limits, limit_options
 from vlmeval.commands.pairs import pairs
-from vlmeval.opening import ANSWERS, keys_help
+from vlmeval.opening import ANSWERS, KEYS, keys_help
 from vlmeval.task import Task
 
 __all__ = ["Sections", "section", "task_command"]
@@ -82,7 +82,7 @@ def _run(task: Task, name: str, options: dict[str, Any]) -> None:
     limits = Limits.taken(options)
     several = with_base or len(adapters) > 1
     limits.check(task, several=several, replace=options["overwrite"] or options["resume"])
-    options["sets"] = pairs(options.pop("set"))
+    options["sets"] = _sets(options)
     options["command"] = _command()
     try:
         if several:
@@ -108,6 +108,25 @@ def _run(task: Task, name: str, options: dict[str, Any]) -> None:
     if options["out"]:
         click.echo(f"Report: {options['out'] / 'report.html'}")
     limits.end({"": report}, task)
+
+
+def _sets(options: dict[str, Any]) -> dict[str, str]:
+    """Take ``--set`` and the flags that stand for its keys out of the options, as one.
+
+    Raises:
+        ConfigError: a text is not ``KEY=VALUE``, or a key is given twice.
+    """
+    found = pairs(options.pop("set"))
+    for name, key in KEYS.items():
+        value = options.pop(name, None) if key.flag else None
+        if value is None:
+            continue
+        if name in found:
+            raise ConfigError(
+                f"{key.flag} {value} and --set {name}={found[name]} are the same option: give one of them"
+            )
+        found[name] = value
+    return found
 
 
 def _several(task: Task, name: str, adapters: Sequence[str], options: dict[str, Any], limits: Limits) -> None:
@@ -204,6 +223,11 @@ def _shared(task: Task) -> list[click.Parameter]:
             ["--max-answer-tokens"], type=int, default=16, show_default=True, help="Longest short answer, in tokens."
         ),
         click.Option(["--max-image-tokens"], type=int, help="Most tokens one image may take."),
+        click.Option(
+            ["--verify-prefix"],
+            metavar="N",
+            help="Answer N questions again without sharing their images' prefix, and report every difference.",
+        ),
         click.Option(["--set"], multiple=True, metavar="KEY=VALUE", help=f"May be repeated. {keys_help()}"),
     )
     written = section(

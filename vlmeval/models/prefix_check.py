@@ -1,4 +1,4 @@
-"""Answers given after a shared prefix beside those to the whole prompt: what ``--set verify_prefix=N`` tells."""
+"""Answers given after a shared prefix beside those to the whole prompt: what ``--verify-prefix N`` tells."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vlmeval.models.first_token import first_logits, likelier, probabilities
 from vlmeval.models.preparing import Prepared
 from vlmeval.task import Item, Response
 
-__all__ = ["Check", "plainly", "remarks", "spread"]
+__all__ = ["Check", "joined", "plainly", "remarks", "spread"]
 
 _SHOWN = 5
 
@@ -103,6 +103,25 @@ def plainly(
     return said
 
 
+def joined(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first process's environment, with what all of them compared; each has its part of the chosen items.
+
+    Args:
+        environments: of ``Model.environment``, in the order of the processes.
+    """
+    found = dict(environments[0])
+    checks = [each.get("share_prefix", {}).get("verified") for each in environments]
+    if len(checks) > 1 and all(checks):
+        all_of = {
+            "checked": sum(check["checked"] for check in checks),
+            "differing": sum(check["differing"] for check in checks),
+            "largest_probability_difference": max(check["largest_probability_difference"] for check in checks),
+            "differences": [one for check in checks for one in check["differences"]],
+        }
+        found["share_prefix"] = {**found["share_prefix"], "verified": all_of}
+    return found
+
+
 def remarks(source: Mapping[str, Any]) -> list[str]:
     """What a reader of the report must be told, from the ``share_prefix`` of where its answers come from."""
     found = source.get("share_prefix") or {}
@@ -113,14 +132,15 @@ def remarks(source: Mapping[str, Any]) -> list[str]:
         why = found.get("reason") or "no item that shares its image was asked"
         return [f"Nothing was answered a second time to compare shared images: {why}."]
     begun = (
-        f"{check['checked']} questions were answered a second time, with the image read anew instead of once for all "
-        "its questions"
+        f"{check['checked']} {'question was' if check['checked'] == 1 else 'questions were'} answered a second time, "
+        "with the image read anew instead of once for all its questions"
     )
     if not check["differing"]:
         return [f"{begun}: every answer is the same."]
     shown = [_said(one) for one in check["differences"][:_SHOWN]]
     more = f"; {check['differing'] - _SHOWN} more" if check["differing"] > _SHOWN else ""
-    return [f"{begun}: {check['differing']} answers differ: {'; '.join(shown)}{more}. Off: --set share_prefix=no."]
+    differ = "1 answer differs" if check["differing"] == 1 else f"{check['differing']} answers differ"
+    return [f"{begun}: {differ}: {'; '.join(shown)}{more}. Off: --set share_prefix=no."]
 
 
 def _said(one: Mapping[str, Any]) -> str:

@@ -15,6 +15,8 @@ __all__ = ["FILE", "draw", "read_log", "sparkline"]
 
 FILE = "curves.png"
 _BARS = "▁▂▃▄▅▆▇█"
+_LEFT = 0.75
+"""Inches for the numbers of a vertical axis."""
 _COLOURS = ("#2563a8", "#d1622b", "#3c8d40", "#8d3c86")
 Panel = tuple[str, Sequence[tuple[str, str]]]
 # Title -> (key, label) of its lines; a panel is drawn when the log has one of them.
@@ -75,7 +77,17 @@ def draw(entries: Sequence[Entry], path: Path, *, metric: str = "loss", best: in
         return False
     columns = min(2, len(found))
     rows = -(-len(found) // columns)
-    figure = Figure(figsize=(5.2 * columns, 3.2 * rows), dpi=110, layout="constrained")
+    width, height = 5.2 * columns, 3.2 * rows
+    figure = Figure(figsize=(width, height), dpi=110)
+    # Room for labels in inches, fixed: matplotlib's layout engines draw everything twice to measure it.
+    figure.subplots_adjust(
+        left=_LEFT / width,
+        right=1 - 0.15 / width,
+        bottom=0.5 / height,
+        top=1 - 0.35 / height,
+        wspace=(_LEFT + 0.15) / (5.2 - _LEFT - 0.15),
+        hspace=0.85 / (3.2 - 0.85),
+    )
     for number, (title, lines) in enumerate(found, 1):
         axes = figure.add_subplot(rows, columns, number)
         for (steps, values, label), colour in zip(lines, _COLOURS, strict=False):
