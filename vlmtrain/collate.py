@@ -126,15 +126,16 @@ class Collator:
     def _folded(
         self, rows: Sequence[Mapping[str, Any]], texts: Sequence[str], begins: Sequence[int | None]
     ) -> dict[str, Any] | None:
-        """The batch with the images of each group of rows once, and how it folds; None where nothing is shared."""
+        """The batch with the images of each group of rows once, and how it folds; None where nothing is gained."""
         assert self.share is not None
-        groups = image_groups(self.processor, rows, texts)
-        if len(groups) == len(rows):
+        alone = [[row] for row in range(len(rows))]
+        groups = image_groups(self.processor, rows, texts) if self.share.beginnings else alone
+        if len(groups) == len(rows) and not self.share.packs:
             return None
         images = [Shown(rows[group[0]], self.images) for group in groups]
         batch = encode_groups(self.processor, self.family, texts, begins, images, groups, _reader(self.known))
         sharing = self.share(batch, groups, [len(shown) for shown in images])
-        return {**batch, **sharing} if sharing else None
+        return {**batch, **sharing} if sharing or groups == alone else None
 
     def images(self, row: Mapping[str, Any]) -> list[Image.Image]:
         """The pictures of a row, in order."""

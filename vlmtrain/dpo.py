@@ -10,7 +10,7 @@ second adapter is kept. TRL refuses its own option of that name for images. ``re
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from trl import DPOConfig, DPOTrainer
 
 from vlmtrain.arguments import arguments
 from vlmtrain.auto_batch import attempts
-from vlmtrain.collate import PreferenceCollator
+from vlmtrain.collate import PreferenceCollator, rendered
 from vlmtrain.folded import share
 from vlmtrain.job import Job
 from vlmtrain.keys import Preference
@@ -47,6 +47,10 @@ class Trainer(TrainerSeam, DPOTrainer):
     def reference_columns(self, batch: dict[str, Any]) -> list[torch.Tensor]:
         """Log-probabilities of chosen and rejected under the reference, each ``[B]``."""
         return list(self.compute_ref_log_probs(self.model, batch))
+
+    def reference_inputs(self, row: Mapping[str, Any]) -> list[Any]:
+        """What the reference's figures of a row depend on besides weights and images."""
+        return [self.ld_alpha, *(rendered(self.processing_class, row, side) for side in ("chosen", "rejected"))]
 
 
 class ConditionalTrainer(ConditionalLoss, Trainer):

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vlmtrain import branch_attention
 from vlmtrain.sharing import Share, gathered, positions, segment_mask, tokens_of
 
 if TYPE_CHECKING:
     from vlmtrain.family import Family
     from vlmtrain.job import Job
 
-__all__ = ["folded_inputs", "obstacle", "share", "unfold_outputs", "window"]
+__all__ = ["folded_inputs", "obstacle", "share", "take_folded", "window"]
 
-_MASKED = ("sdpa", "eager")
+_MASKED = ("sdpa", "eager", branch_attention.NAME)
 _MARK = "_vlmtrain_unfolds"
 
 
@@ -47,17 +48,46 @@ def window(net: Any) -> int | None:
     return size if getattr(text, "use_sliding_window", True) else None
 
 
-def share(trainer: Any, job: Job) -> Share | None:
-    """Prepare a trainer behind ``TrainerSeam`` for folded rows; None, and a word of why, where it takes none."""
+def share(trainer: Any, job: Job, *, beginnings: bool = True, packs: bool = False) -> Share | None:
+    """Prepare a trainer behind ``TrainerSeam`` for folded rows; None, and a word of why, where it takes none.
+
+    Args:
+        trainer: of the job.
+        job: what it was made from.
+        beginnings: rows share what they have in common.
+        packs: rows that share nothing lie end to end, without padding.
+    """
     net = trainer.net
     reason = "processes hold the weights in parts" if trainer.is_sharded else obstacle(net, job.loaded.family)
     if reason:
-        job.reporter.say(f"rows do not share their beginning: {reason}")
+        job.reporter.say(f"rows {_named(beginnings, packs)}: {reason}")
         return None
-    unfold_outputs(net)
+    found = take_folded(net, beginnings=beginnings, packs=packs)
     if getattr(trainer, "ref_model", None) is not None:
-        unfold_outputs(trainer.accelerator.unwrap_model(trainer.ref_model))
-    return Share(window(net))
+        take_folded(trainer.accelerator.unwrap_model(trainer.ref_model))
+    if packs and not found.flat:
+        job.reporter.say(f"rows {_named(False, packs)}: eager attention reads a mask of the whole")
+    return found
+
+
+def _named(beginnings: bool, packs: bool) -> str:
+    return " and ".join(["do not share their beginning"] * beginnings + ["are padded"] * packs)
+
+
+def take_folded(net: Any, *, beginnings: bool = True, packs: bool = False) -> Share:
+    """Make a model without an :func:`obstacle` take folded rows, those of the :class:`Share` that is returned.
+
+    Args:
+        net: the transformers model.
+        beginnings: as :class:`Share` has it.
+        packs: likewise; not where the model's attention is eager, which needs a mask for every pair of tokens.
+    """
+    text = net.config.get_text_config()
+    if text._attn_implementation == "sdpa":
+        text._attn_implementation = branch_attention.NAME
+    _unfold_outputs(net)
+    flat = text._attn_implementation == branch_attention.NAME
+    return Share(window(net), flat, beginnings, packs and flat)
 
 
 def folded_inputs(net: Any, family: Family, inputs: Mapping[str, Any], sharing: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,29 +97,37 @@ def folded_inputs(net: Any, family: Family, inputs: Mapping[str, Any], sharing: 
         net: the transformers model.
         family: the model's family.
         inputs: the rows ``[R, T]``; what belongs to images is there once for each of the groups' images.
-        sharing: ``fold``, ``segment`` and ``unfold`` of :func:`vlmtrain.sharing.fold`, and ``images``: which of the
-            batch's images each row shows, one after the other.
+        sharing: what :func:`vlmtrain.sharing.fold` or :func:`~vlmtrain.sharing.fold_flat` says, and ``images``: which
+            of the batch's images each row shows, one after the other.
 
     Returns:
         Tokens ``[G, L]``, ``attention_mask`` ``[G, 1, L, L]``, ``position_ids`` ``[G, L]`` or ``[3, G, L]``; and
-        ``unfold`` ``[R, T]``.
+        ``unfold`` ``[R, T]``. Of flat ones G is 1, the mask is empty and ``branches`` takes its place.
     """
-    index, segment = sharing["fold"], sharing["segment"]
-    seen = segment_mask(segment)
-    text = net.config.get_text_config()
-    if text._attn_implementation == "eager":
-        dtype = net.get_input_embeddings().weight.dtype
-        seen = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+    index = sharing["fold"]
     place = positions(inputs)
     if family.positions is not None:
         shown = {key: inputs[key][sharing["images"]] for key in family.feature_inputs if key in inputs}
         place = family.positions(net, {**inputs, **shown})
     along = torch.stack([gathered(axis, index) for axis in place]) if place.ndim == 3 else gathered(place, index)
     tokens = {key: gathered(inputs[key], index) for key in tokens_of(inputs)}
-    return {**tokens, "attention_mask": seen, "position_ids": along, "unfold": sharing["unfold"]}
+    return {**tokens, **_seen(net, sharing), "position_ids": along, "unfold": sharing["unfold"]}
 
 
-def unfold_outputs(net: Any) -> None:
+def _seen(net: Any, sharing: Mapping[str, Any]) -> dict[str, Any]:
+    """What says which tokens each token sees."""
+    if "layout" in sharing:
+        # A mask in four dimensions is handed on as it is; an attention that did not know the layout would fail on it.
+        empty = torch.ones(1, 1, 0, 0, dtype=torch.bool, device=sharing["fold"].device)
+        return {"attention_mask": empty, "branches": sharing["layout"]}
+    seen = segment_mask(sharing["segment"])
+    if net.config.get_text_config()._attn_implementation == "eager":
+        dtype = net.get_input_embeddings().weight.dtype
+        seen = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+    return {"attention_mask": seen}
+
+
+def _unfold_outputs(net: Any) -> None:
     """Make the model without its head understand ``sharing``; to do so twice changes nothing."""
     body = net.base_model
     if getattr(body, _MARK, False):

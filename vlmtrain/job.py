@@ -15,7 +15,7 @@ from vlmdata.atomic import sha256_file, write_json
 from vlmdata.errors import ConfigError
 from vlmdata.licences import non_commercial
 from vlmtrain import config as configs
-from vlmtrain import distributed, feature_cache
+from vlmtrain import distributed, feature_cache, reference_cache
 from vlmtrain.adapters import adapter_file, adapter_folder, recorded_settings
 from vlmtrain.auto_batch import settled
 from vlmtrain.bad_rows import Ledger
@@ -138,6 +138,7 @@ def open_run(
         raise ConfigError("--eval-data and --eval-fraction exclude each other")
     _check_streaming(config)
     feature_cache.check(config)
+    reference_cache.check(config)
     distributed.begin()
     folder = distributed.first(lambda: RunFolder(out, overwrite=overwrite, resume=resume))
     config, instead = available(whole_parts(config))

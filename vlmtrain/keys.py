@@ -216,6 +216,7 @@ class Preference:
     anchor_weight: float = _key(0.0, "mDPO: weight of a chosen reward above anchor_delta; paper: 1", least=0)
     anchor_delta: float = _key(0.0, "mDPO: what the chosen reward is to exceed")
     reference: str = _key("precompute", "when the reference is asked: before, or live", among=("precompute", "live"))
+    reference_cache: bool = _key(True, "what the reference says of a row is kept on disk for other runs")
     share_prefix: bool = _key(True, "what the answers of a pair have in common runs through the model once")
 
 
@@ -265,6 +266,7 @@ class Supervision:
     neftune_noise_alpha: float | None = _key(None, "NEFTune: noise on the embeddings; its paper takes 5", least=0)
     group_by_image: bool = _key(False, "rows on the same image share a batch, as many as it holds")
     share_prefix: bool = _key(True, "what rows of a batch on one image have in common runs through the model once")
+    packing: bool = _key(True, "rows of a batch lie end to end, without padding; each sees itself alone, as ever")
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +279,7 @@ class Unpaired:
     undesirable_weight: float = _key(1.0, "weight of the losses of bad answers", least=0)
     label_by: str | None = _key(None, "key of each row's meta that says whether its answer is good; data: messages")
     reference: str = _key("precompute", "when the reference is asked: before, or live", among=("precompute", "live"))
+    reference_cache: bool = _key(True, "what the reference says of a row is kept on disk for other runs")
 
 
 @dataclass(frozen=True, slots=True)

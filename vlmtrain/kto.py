@@ -14,7 +14,7 @@ rows share a batch. TRL refuses to do that for images, and its own pass for it l
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,11 @@ class Trainer(TrainerSeam, KTOTrainer):
         """Log-probabilities under the reference: of each side's answers, then of its mismatched ones; each ``[B]``."""
         found = self._reference(self.with_features(batch))
         return [column for summed in found.values() for column in summed.chunk(self.sides)]
+
+    def reference_inputs(self, row: Mapping[str, Any]) -> list[Any]:
+        """What the reference's figures of a row depend on besides weights and images."""
+        collator: UnpairedCollator = self.data_collator.collate
+        return collator.said(row)
 
     def loss_of(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """TRL's loss; for pairs the share of those in order is logged, too."""

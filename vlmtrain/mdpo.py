@@ -139,6 +139,15 @@ class ConditionalLoss:
                 columns.append(answer_log_probs(net, trainer.with_features(spoiled, sides=1)))
         return list(columns)
 
+    def reference_inputs(self, row: Mapping[str, Any]) -> list[Any]:
+        """What the reference's figures of a row depend on: also how its pictures are spoiled, by its number."""
+        trainer: Any = self
+        found: list[Any] = super().reference_inputs(row)  # type: ignore[misc]
+        collator = trainer.data_collator.collate
+        if not isinstance(collator, ConditionalCollator):
+            return found
+        return [*found, collator.spoiled.how, collator.spoiled.seed, row["row"]]
+
     def loss_of(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """TRL's loss and the two terms."""
         trainer: Any = self

@@ -10,7 +10,7 @@ from vlmtrain.keys import LOSSES
 __all__ = ["ELSEWHERE", "faults"]
 
 ELSEWHERE = {
-    "packing": "TRL cannot pack rows with images; group_by_length, on by default, keeps padding low",
+    "padding_free": "here it is packing, on by default for sft",
     "rpo_alpha": "loss_type=sigmoid,sft with loss_weights=1,ALPHA is that loss",
     "simpo_gamma": "TRL's trainer with SimPO (CPO) takes no images",
     "pref_beta": "here it is beta",

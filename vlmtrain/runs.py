@@ -18,11 +18,12 @@ from vlmdata.errors import ConfigError, DataError, MissingError, OutputExistsErr
 from vlmtrain.checkpoints import newest, step_of
 from vlmtrain.keys import WATCHED_ONLY
 
-__all__ = ["RunFolder", "RunResult"]
+__all__ = ["FREE", "RunFolder", "RunResult"]
 
 # What may differ between a killed run and its --resume without changing its weights.
-_FREE = (
+FREE = (
     "workers", "logging_steps", "keep_checkpoints", "save_steps", "push_to_hub", "hub_private", "cache_vision_gb",
+    "cache_gb", "cache_in", "reference_cache",
     *WATCHED_ONLY,
 )  # fmt: skip
 
@@ -144,7 +145,7 @@ class RunFolder:
 
 def _compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     faults = []
-    for key in sorted({*before["config"], *now["config"]} - {*_FREE}):
+    for key in sorted({*before["config"], *now["config"]} - {*FREE}):
         old, new = before["config"].get(key), now["config"].get(key)
         if old != new:
             faults.append(f"{key} was {old}, is {new}")

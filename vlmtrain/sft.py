@@ -124,9 +124,11 @@ def make_trainer(job: Job) -> Trainer:
             peft_config=job.lora,
         )
         attach(trainer, job)
-    # NEFTune's noise depends on how long a row is, and each row has its own.
-    if supervision.share_prefix and not supervision.neftune_noise_alpha:
-        collator.share = share(trainer, job)
+    beginnings, packs = supervision.share_prefix, supervision.packing
+    if supervision.neftune_noise_alpha:
+        job.reporter.say("rows are padded and share nothing: NEFTune's noise depends on the length of a row of its own")
+    elif beginnings or packs:
+        collator.share = share(trainer, job, beginnings=beginnings, packs=packs)
     return trainer
 
 

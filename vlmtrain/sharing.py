@@ -7,7 +7,8 @@ one row with a mask of its own, which every attention that takes a mask can read
 A folded row is [common | rest of the first | rest of the second | ...]. A token sees what stands before it in its own
 row and nothing else, and has the position it has there, so its hidden state is the one it had before: loss and
 gradients are the same. ``fold`` says where each token of the folded rows comes from, ``unfold`` where each token of the
-rows has gone.
+rows has gone. Where the attention knows of it (``vlmtrain.branch_attention``), all folded rows lie end to end in one,
+without padding; a row that shares nothing is one of them, too, so that this is packing as well.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Share", "fold", "gathered", "positions", "segment_mask", "tokens_of"]
+__all__ = ["Layout", "Share", "fold", "fold_flat", "gathered", "positions", "segment_mask", "tokens_of"]
+
+# Of each group of rows laid end to end: tokens of what they have in common, then of each branch that has any.
+Layout = tuple[tuple[int, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +32,19 @@ class Share:
 
     Attributes:
         longest: most tokens of a row; a batch with a longer one is not folded. None is no limit.
+        flat: lay all groups end to end, for an attention that reads a :data:`Layout`.
+        beginnings: rows on the same images share what they have in common.
+        packs: a batch where no rows share anything is laid end to end, too; needs ``flat``.
     """
 
     longest: int | None = None
+    flat: bool = False
+    beginnings: bool = True
+    packs: bool = False
 
     def __call__(
         self, rows: Mapping[str, Any], groups: Sequence[Sequence[int]], images: Sequence[int]
-    ) -> dict[str, dict[str, torch.Tensor]]:
+    ) -> dict[str, dict[str, Any]]:
         """``{"sharing": ...}`` of a batch, for :func:`vlmtrain.folded.folded_inputs`; empty where it is not folded.
 
         Args:
@@ -50,7 +60,33 @@ class Share:
             row: range(starts[number], starts[number + 1]) for number, group in enumerate(groups) for row in group
         }
         shown = [image for row in range(len(lengths)) for image in of_row[row]]
-        return {"sharing": {**fold(rows["input_ids"], lengths, groups), "images": torch.tensor(shown).long()}}
+        how = (fold_flat if self.flat else fold)(rows["input_ids"], lengths, groups)
+        if how["fold"].numel() == rows["input_ids"].numel():
+            return {}
+        return {"sharing": {**how, "images": torch.tensor(shown).long()}}
+
+
+def fold_flat(ids: torch.Tensor, lengths: Sequence[int], groups: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """How rows fold up into one: the folded rows of :func:`fold` end to end, without their padding.
+
+    Args:
+        ids: ``[R, T]`` token ids, padded on the right.
+        lengths: tokens of each row.
+        groups: as :func:`fold` takes them.
+
+    Returns:
+        ``fold`` ``[1, L]``: index into the R * T tokens; ``layout``: a :data:`Layout`; ``unfold`` ``[R, T]``: index
+        into the L tokens, of padding to the first of the group.
+    """
+    found = fold(ids, lengths, groups)
+    own = found["segment"] >= 0
+    # Where each place of the padded folded rows has gone.
+    moved = own.flatten().long().cumsum(0) - 1
+    layout = []
+    for segment in found["segment"]:
+        common, *rests = torch.bincount(segment[segment >= 0]).tolist()
+        layout.append((common, tuple(rest for rest in rests if rest)))
+    return {"fold": found["fold"][own][None], "layout": tuple(layout), "unfold": moved[found["unfold"]]}
 
 
 def fold(ids: torch.Tensor, lengths: Sequence[int], groups: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:

@@ -140,6 +140,13 @@ class UnpairedCollator:
                 batch[name] = figures[:, place * count : (place + 1) * count].T.reshape(-1)
         return batch
 
+    def said(self, row: Mapping[str, Any]) -> list[Any]:
+        """All that is said of a row's images: its own answers, the mismatched ones and where they are cut."""
+        own: list[Any] = [self._own(row, side) for side in self.sides]
+        if self.partners is None:
+            return own
+        return [*own, *(self._mismatched(row, side) for side in self.sides), self.limit]
+
     def _joined(self, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return stack(self.processor, found[0], found[1]) if len(found) == 2 else dict(found[0])
 

@@ -86,7 +86,7 @@ def test_schedules(name: str, base: Path, data: Path, tmp_path: Path) -> None:
         ({"optimizer": "adam"}, "optimizer is 'adam'; valid: adamw, adamw_fused, adamw_8bit"),
         ({"schedule": "cosin"}, "schedule is 'cosin'; valid: linear, cosine"),
         ({"adam_beta2": 1}, "adam_beta2 is 1.0, expected from 0 to 0.99999"),
-        ({"packing": True}, "unknown key 'packing'; TRL cannot pack rows with images; group_by_length"),
+        ({"padding_free": True}, "unknown key 'padding_free'; here it is packing, on by default for sft"),
     ],
 )
 def test_what_cannot_be(options: dict[str, Any], message: str) -> None:

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from test_family_training import all_parts, gradients, same, started
 
 from vlmtrain import family as families
+from vlmtrain.folded import take_folded
 from vlmtrain.image_order import by_image, image_keys
 from vlmtrain.model import Loaded
 from vlmtrain.ordering import Batches, Grouped, Part, random_of
-from vlmtrain.sharing import fold, gathered, segment_mask
+from vlmtrain.sharing import Share, fold, fold_flat, gathered, segment_mask
 
 ROWS = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=7), min_size=1, max_size=6)
 
@@ -47,11 +48,21 @@ def test_every_token_comes_back_and_sees_its_own_row(given_rows: list[list[int]]
     tokens = sum(
         common + sum(lengths[row] - common for row in group)
         for group in groups
-        for common in [next(n for n in range(8, -1, -1) if len({tuple(given_rows[r][:n]) for r in group}) == 1
-                            and all(lengths[r] >= n for r in group))]
+        for common in [
+            next(
+                n
+                for n in range(8, -1, -1)
+                if len({tuple(given_rows[r][:n]) for r in group}) == 1 and all(lengths[r] >= n for r in group)
+            )
+        ]
     )
     assert int((found["segment"] >= 0).sum()) == tokens
     assert seen.any(-1).all(), "no row of a mask is empty"
+    flat = fold_flat(ids, lengths, groups)
+    assert gathered(ids, flat["fold"]).numel() == tokens
+    assert [sum((common, *rests)) for common, rests in flat["layout"]] == (found["segment"] >= 0).sum(1).tolist()
+    back = gathered(gathered(ids, flat["fold"]), flat["unfold"])
+    assert [back[row, :length].tolist() for row, length in enumerate(lengths)] == given_rows
 
 
 def counted(trainer: Any) -> dict[str, int]:
@@ -89,7 +100,6 @@ def test_a_shared_prefix_changes_nothing(
         tokens[shared] = counts["tokens"]
         pairs = batch["attention_mask"].shape[0] // 2
         if "sharing" in batch:
-            own = batch["sharing"]["segment"].ge(0)
             chosen, rejected = batch["attention_mask"].bool().split(pairs)
             same_until = [
                 next((t for t, (a, b) in enumerate(zip(x[m], y[n], strict=False)) if a != b), None)
@@ -98,8 +108,7 @@ def test_a_shared_prefix_changes_nothing(
             common = [int(s) for s in same_until if s is not None]
             assert len(common) == pairs
             expected = int(batch["attention_mask"].sum()) - sum(common)
-            assert int(own.sum()) == expected
-            assert tokens[shared] == own.numel()
+            assert tokens[shared] == expected, "V + P + C + R of each pair, no padding"
     same(found[True], found[False])
     assert (tokens[True] < 0.75 * tokens[False]) is family.folds
     record_property("matrix", f"{tokens[True] / tokens[False]:.2f}" if family.folds else family.folds_not)
@@ -125,6 +134,62 @@ def asked_often(family: families.Family) -> list[dict[str, Any]]:
     return made
 
 
+@pytest.mark.slow
+def test_packed_rows_are_rows(loaded: Loaded, model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Loss of each row and gradients without padding, where each row has its own images."""
+    family, found, each = loaded.family, {}, {}
+    data = rows.write(tmp_path / "sft", asked_often(family))
+    for packed in (True, False):
+        trainer, _ = started(
+            "sft",
+            family,
+            model_folder(family.name),
+            data.parent,
+            packing=packed,
+            share_prefix=False,
+            eval_fraction=0.0,
+        )
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        assert ("sharing" in batch) is (packed and family.folds)
+        counts = counted(trainer)
+        found[packed] = gradients(trainer)
+        if packed and family.folds:
+            assert counts["tokens"] == int(batch["attention_mask"].sum()) < batch["input_ids"].numel()
+        with torch.no_grad():
+            inputs = trainer.with_features(batch)
+            each[packed] = trainer.model(**inputs, use_cache=False, fused_lm_head=True).log_probs.sum(1)
+    torch.testing.assert_close(each[True], each[False], rtol=1e-5, atol=1e-5)
+    same(found[True], found[False])
+
+
+def test_attention_in_branches_is_attention_under_the_mask(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """The same folded rows, once as branches and once under a mask of the whole, which eager attention reads."""
+    found = {}
+    data = rows.write(tmp_path / "sft", asked_often(families.load("llava")))
+    for attention in ("sdpa", "eager"):
+        trainer, _ = started(
+            "sft", families.load("llava"), model_folder("llava"), data.parent, packing=False, eval_fraction=0.0
+        )
+        if attention == "eager":
+            trainer.net.config.get_text_config()._attn_implementation = "eager"
+            trainer.data_collator.collate.share = take_folded(trainer.net)
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        assert ("layout" in batch["sharing"]) is (attention == "sdpa")
+        found[attention] = gradients(trainer)
+    same(found["sdpa"], found["eager"])
+
+
+def test_rows_of_one_length_that_share_nothing_stay_as_they_are() -> None:
+    ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    share = Share(flat=True, packs=True)
+    assert share({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, [[0], [1]], [0, 0]) == {}
+    shorter = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    found = share({"input_ids": ids, "attention_mask": shorter}, [[0], [1]], [0, 0])["sharing"]
+    assert found["fold"].tolist() == [[0, 1, 2, 3, 4]]
+    assert found["layout"] == ((3, ()), (2, ()))
+    assert found["unfold"].tolist() == [[0, 1, 2], [3, 4, 3]]
+
+
 def test_rows_on_one_image_change_nothing(
     loaded: Loaded, model_folder: Callable[[str], Path], tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -133,13 +198,18 @@ def test_rows_on_one_image_change_nothing(
     data = rows.write(tmp_path / "sft", asked_often(family))
     for shared in (True, False):
         trainer, _ = started(
-            "sft", family, model_folder(family.name), data.parent, share_prefix=shared, eval_fraction=0.0
+            "sft",
+            family,
+            model_folder(family.name),
+            data.parent,
+            share_prefix=shared,
+            packing=shared,
+            eval_fraction=0.0,
         )
         batch = trainer.data_collator(list(trainer.train_dataset))
         assert ("sharing" in batch) is (shared and family.folds)
         if "sharing" in batch:
-            assert sorted(set(batch["sharing"]["segment"].flatten().tolist())) == [-1, 0, 1, 2, 3, 4]
-            assert len(batch["sharing"]["fold"]) == len(asked_often(family)) - 4
+            assert sorted(len(rests) for _, rests in batch["sharing"]["layout"]) == [0, 0, 2, 4]
         images[shared] = batch["pixel_values"].numel()
         found[shared] = gradients(trainer)
         with torch.no_grad():

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vlmtrain.commands.training import cache_option, run_training, training_options
+from vlmtrain.commands.training import cache_option, reference_option, run_training, training_options
 
 __all__ = ["dpo"]
 
@@ -14,6 +14,7 @@ __all__ = ["dpo"]
 @click.command()
 @training_options
 @cache_option
+@reference_option
 def dpo(**flags: Any) -> None:
     """Preference training (DPO) on chosen and rejected answers.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vlmtrain.commands.training import cache_option, run_training, training_options
+from vlmtrain.commands.training import cache_option, reference_option, run_training, training_options
 
 __all__ = ["kto"]
 
@@ -14,6 +14,7 @@ __all__ = ["kto"]
 @click.command()
 @training_options
 @cache_option
+@reference_option
 def kto(**flags: Any) -> None:
     """Train on good and bad answers that need not come in pairs (KTO).
 

@@ -12,7 +12,7 @@ import click
 
 from vlmdata.command import PLACE
 
-__all__ = ["cache_option", "run_training", "training_options"]
+__all__ = ["cache_option", "reference_option", "run_training", "training_options"]
 
 _FOLDER = click.Path(path_type=Path)
 if "LOCAL_RANK" in os.environ:
@@ -60,6 +60,12 @@ def cache_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """The flag of methods whose models read text, for what a frozen tower gives."""
     said = "Keep what a frozen tower gives, over all epochs: off, ram, disk. [off]"
     return click.option("--cache-vision", help=said)(command)
+
+
+def reference_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The flag of methods with a reference, for what it says of rows before training."""
+    said = "Keep what the reference says of each row for other runs. [on]"
+    return click.option("--reference-cache/--no-reference-cache", default=None, help=said)(command)
 
 
 def run_training(train: Callable[..., Any], flags: dict[str, Any]) -> None:

@@ -57,8 +57,7 @@ def make_batch(
     from vlmtrain.collate import Collator, PreferenceCollator
 
     collate: Any = (PreferenceCollator if pairs else Collator)(shape.processor, shape.family)
-    if pairs:
-        collate.share = share
+    collate.share = share
     if load.rows is not None:
         # Fewer rows than a batch has: some twice.
         return dict(collate([load.rows[number % len(load.rows)] for number in range(rows)]))
@@ -76,14 +75,16 @@ def make_batch(
     found = collate([row] * rows)
     short = found["input_ids"].shape[1]
     batch = _stretch(found, load)
-    if "sharing" in batch:
-        answers = batch["completion_mask"].bool()
-        # Answers that differ from their first token on; an image belongs to the prompt, however short that is.
-        answers[:rows], answers[:, : short - 1] = False, False
-        ids = batch["input_ids"].masked_fill(answers, 0)
-        assert share is not None
+    if share is not None:
+        ids = batch["input_ids"]
+        if pairs:
+            answers = batch["completion_mask"].bool()
+            # Answers that differ from their first token on; an image belongs to the prompt, however short that is.
+            answers[:rows], answers[:, : short - 1] = False, False
+            ids = ids.masked_fill(answers, 0)
+        groups = [(at, rows + at) if pairs else (at,) for at in range(rows)]
         grown = {"input_ids": ids, "attention_mask": batch["attention_mask"]}
-        batch |= share(grown, [(at, rows + at) for at in range(rows)], [load.images] * rows)
+        batch |= share(grown, groups, [load.images] * rows)
     return batch
 
 

@@ -19,7 +19,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from vlmtrain.adapters import adapter_folder
 from vlmtrain.config import Config
-from vlmtrain.folded import obstacle, unfold_outputs, window
+from vlmtrain.folded import obstacle, take_folded
 from vlmtrain.model import Loaded, quiet
 from vlmtrain.parts import parts_of
 from vlmtrain.planning.batches import Load, make_batch
@@ -138,9 +138,11 @@ class _Step:
         self.pairs = config.method == "dpo" or (config.unpaired is not None and not config.unpaired.label_by)
         self.pixel_keys = {"pixel_values", *shape.family.feature_inputs, *shape.family.pixel_inputs}
         self.share: Share | None = None
-        if config.preference is not None and config.preference.share_prefix and not obstacle(base, shape.family):
-            unfold_outputs(base)
-            self.share = Share(window(base))
+        if not obstacle(base, shape.family):
+            if config.preference is not None and config.preference.share_prefix:
+                self.share = take_folded(base)
+            if config.supervision is not None and config.supervision.packing:
+                self.share = take_folded(base, beginnings=False, packs=True)
         wanted = config.training.gradient_checkpointing
         if wanted if wanted is not None else device != "cpu":
             base.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})

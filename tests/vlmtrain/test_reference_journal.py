@@ -1,0 +1,63 @@
+"""The file of what a reference said: many write, one is killed, what is read is whole."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vlmtrain import reference_cache
+from vlmtrain.reference_cache import Journal
+
+APPENDS = """
+import sys
+from pathlib import Path
+from vlmtrain.reference_cache import Journal
+
+file, name = Journal(Path(sys.argv[1])), sys.argv[2]
+for number in range(600 if name != "killed" else 10**9):
+    file.append({f"{name} {number}": (number / 3, -number / 7), f"{name} {number} more": (number / 3,) * 20})
+"""
+
+
+def test_two_write_and_one_is_killed(tmp_path: Path) -> None:
+    """Real processes: every line that was finished is there, none is mixed with another's."""
+    file = tmp_path / "logps.jsonl"
+    start = [sys.executable, "-c", APPENDS, str(file)]
+    one, two, killed = (subprocess.Popen([*start, name]) for name in ("one", "two", "killed"))
+    until = time.monotonic() + 60
+    while not (file.is_file() and file.read_bytes().count(b'"killed') > 50):
+        assert time.monotonic() < until and killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    assert [process.wait(60) for process in (one, two, killed)] == [0, 0, -9]
+    found, _ = Journal(file).read()
+    for name in ("one", "two"):
+        assert all(found[f"{name} {number}"] == (number / 3, -number / 7) for number in range(600))
+    known = [key for key in found if key.startswith("killed")]
+    assert len(known) > 50 and all(found[key][0] == int(key.split()[1]) / 3 for key in known)
+
+
+def test_what_is_no_number_is_not_kept(tmp_path: Path) -> None:
+    said: list[str] = []
+    shared = reference_cache.Shared(tmp_path, {"a": 1}, said.append)
+    shared.add({"x": (1 / 3, -1e-310), "y": (float("nan"), 0.0), "z": (float("-inf"), 0.0)})
+    assert shared.find(["x", "y", "z"]) == {"x": (1 / 3, -1e-310)} and not said
+
+
+def test_what_was_not_used_for_longest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = [reference_cache.Shared(tmp_path, {"number": number}, print) for number in range(4)]
+    for age, store in enumerate(stores):
+        store.find([])
+        store.add({f"{number}": (0.5, 0.5) for number in range(100)})
+        os.utime(store.folder, (1000 + age, 1000 + age))
+    size = sum(file.stat().st_size for file in stores[0].folder.iterdir())
+    monkeypatch.setattr(reference_cache, "_LIMIT", 2.5 * size)
+    # The first is used again, the second is the oldest then.
+    stores[0].find([])
+    assert [store.folder.is_dir() for store in stores] == [True, False, False, True]
+    assert stores[0].find(["5"]) == {"5": (0.5, 0.5)} and stores[1].find(["5"]) == {}
