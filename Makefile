@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # A test file stays in one process: what its tests share is made once.
 SPREAD := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help setup demo test test-all lint bench bench-convert clean
+.PHONY: help setup demo test test-all lint bench bench-gpu bench-convert clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ bench: setup ## training and evaluation against TRL and transformers, same work,
 	$(BIN)/python -m benchmarks.steps --runs 1 --steps 1
 	$(BIN)/python -m benchmarks.cached --runs 1
 	$(BIN)/python -m benchmarks.ask --runs 1
+
+bench-gpu: setup ## training and evaluation at the shapes of real models; needs a GPU
+	$(BIN)/python -m benchmarks.gpu --json gpu-figures.json
 
 bench-convert: setup ## conversion against the ways of the write-ups; PHOTOS=FOLDER adds real photographs
 	$(BIN)/python -m benchmarks.convert --memory $(if $(PHOTOS),--photos "$(PHOTOS)") --json convert-figures.json

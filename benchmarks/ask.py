@@ -25,13 +25,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.counting import count
 from benchmarks.llava_576 import SIDE, make_model
+from benchmarks.rows import noise
 
-__all__ = ["WAYS", "main"]
+__all__ = ["WAYS", "main", "ours", "theirs", "write_images"]
 
 WAYS = ("logits", "generate", "batched", "single")
 OTHERS = {"batched": 8, "single": 1}
 BATCH = 8
+# Name of the picture, question.
+Asked = tuple[str, str]
 
 
 def main() -> None:
@@ -52,21 +56,17 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder) / "model", side=given.side)
-        _write_images(Path(folder), given.pictures, given.side)
+        write_images(Path(folder), given.pictures, given.side)
         found = _take_turns(Path(folder), given)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
     _table(found)
 
 
-def _write_images(folder: Path, images: int, side: int) -> None:
-    import random
-
-    from PIL import Image
-
+def write_images(folder: Path, images: int, side: int) -> None:
+    """Pictures of noise, ``0.png`` and so on."""
     for number in range(images):
-        noise = random.Random(number).randbytes(side * side * 3)
-        Image.frombytes("RGB", (side, side), noise).save(folder / f"{number}.png", compress_level=1)
+        noise(number, side).save(folder / f"{number}.png", compress_level=1)
 
 
 def _take_turns(folder: Path, given: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -131,100 +131,119 @@ def _work(way: str, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         for image in range(given.pictures)
         for number in range(given.questions)
     ]
-    make = _theirs if way in OTHERS else _ours
-    model, answer = make(way, folder, asked, given.tokens)
-    counts = _count(model)
+    if way in OTHERS:
+        model, answer = theirs(folder / "model", folder, given.tokens, size=OTHERS[way])
+    else:
+        model, answer = ours(folder / "model", folder, given.tokens, way=way)
+    counts = count(model)
     started, worked = time.monotonic(), time.process_time()
-    answers = answer()
+    answers = answer(asked)
+    del answers["gaps"]
     seconds, processor = time.monotonic() - started, time.process_time() - worked
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": seconds, "cpu_seconds": processor, "peak_megabytes": peak, **counts, **answers}
 
 
-def _ours(way: str, folder: Path, asked: list[tuple[str, str]], tokens: int) -> tuple[Any, Callable[[], Any]]:
+def ours(
+    model: Path, images: Path, tokens: int, *, way: str, device: str = "cpu"
+) -> tuple[Any, Callable[[list[Asked]], dict[str, Any]]]:
+    """The model as vlmeval has it, and what answers questions with it.
+
+    Args:
+        model: its folder.
+        images: folder of the pictures.
+        tokens: most new ones of an answer in words.
+        way: ``logits`` or ``generate``.
+        device: to run on.
+
+    Returns:
+        The model, and a function from questions to ``words`` or, of ``logits``, ``yes`` and ``no``, the probabilities
+        of these words; one of each question. ``gaps`` is empty.
+    """
     import vlmtrain.folded
     import vlmtrain.questions  # noqa: F401
     from vlmeval.models.local import Local
     from vlmeval.task import Item
 
-    items = [
-        Item(place, text, (image,), "Yes", ("all",), choices=("Yes", "No")) for place, (image, text) in enumerate(asked)
-    ]
     limits = {"text": tokens, "answer": tokens}
-    local = Local(
-        str(folder / "model"), None, images=folder, batch_size=BATCH, max_new_tokens=limits, answers=way, device="cpu"
-    )
+    local = Local(str(model), None, images=images, batch_size=BATCH, max_new_tokens=limits, answers=way, device=device)
     local.load()
     assert local.loaded is not None
 
-    def answer() -> dict[str, Any]:
+    def answer(asked: list[Asked]) -> dict[str, Any]:
+        items = [
+            Item(place, text, (image,), "Yes", ("all",), choices=("Yes", "No"))
+            for place, (image, text) in enumerate(asked)
+        ]
         found = {said.id: said for batch in local.answer(items) for said in batch}
         ordered = [found[item.id] for item in items]
         if way == "generate":
-            return {"words": [said.text for said in ordered], "yes": []}
-        return {"words": [], "yes": [said.detail["probabilities"]["Yes"] for said in ordered]}
+            return {"words": [said.text for said in ordered], "yes": [], "no": [], "gaps": []}
+        shares = [said.detail["probabilities"] for said in ordered]
+        yes, no = ([share[word] for share in shares] for word in ("Yes", "No"))
+        return {"words": [], "yes": yes, "no": no, "gaps": []}
 
     return local.loaded.model, answer
 
 
-def _theirs(way: str, folder: Path, asked: list[tuple[str, str]], tokens: int) -> tuple[Any, Callable[[], Any]]:
+def theirs(
+    model: Path, images: Path, tokens: int, *, size: int, nested: bool = False, device: str = "cpu"
+) -> tuple[Any, Callable[[list[Asked]], dict[str, Any]]]:
+    """The model and processor of transformers, and what answers questions with them.
+
+    Args:
+        model: its folder.
+        images: folder of the pictures.
+        tokens: most new ones of an answer.
+        size: prompts of a call.
+        nested: the processor wants a list of pictures for each prompt.
+        device: to run on.
+
+    Returns:
+        As :func:`ours`; ``gaps`` of each question: the smallest lead, in logits, of a token it chose over the next.
+    """
     import torch
     from PIL import Image
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from vlmeval.models.first_token import probabilities, spellings
 
-    model = AutoModelForImageTextToText.from_pretrained(folder / "model")
-    processor = AutoProcessor.from_pretrained(folder / "model")
+    net = AutoModelForImageTextToText.from_pretrained(model).to(device)
+    processor = AutoProcessor.from_pretrained(model)
     tokenizer = processor.tokenizer
     trained = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("Yes", "No")]
     begin = spellings(tokenizer, ("Yes", "No"), trained)
-    size = OTHERS[way]
 
-    def answer() -> dict[str, Any]:
-        words: list[str] = []
-        yes: list[float] = []
+    def encode(part: list[Asked]) -> Any:
+        chats = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}] for _, text in part]
+        pictures = [Image.open(images / image).convert("RGB") for image, _ in part]
+        return processor(
+            text=[processor.apply_chat_template(chat, add_generation_prompt=True) for chat in chats],
+            images=[[picture] for picture in pictures] if nested else pictures,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+            add_special_tokens=False,
+        ).to(device, net.dtype)
+
+    def answer(asked: list[Asked]) -> dict[str, Any]:
+        answers: dict[str, Any] = {"words": [], "yes": [], "no": [], "gaps": []}
         for start in range(0, len(asked), size):
-            part = asked[start : start + size]
-            chats = [
-                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}] for _, text in part
-            ]
-            inputs = processor(
-                text=[processor.apply_chat_template(chat, add_generation_prompt=True) for chat in chats],
-                images=[Image.open(folder / image).convert("RGB") for image, _ in part],
-                padding=True,
-                padding_side="left",
-                return_tensors="pt",
-                add_special_tokens=False,
-            )
+            inputs = encode(asked[start : start + size])
             with torch.inference_mode():
-                found = model.generate(
+                found = net.generate(
                     **inputs, do_sample=False, max_new_tokens=tokens, output_logits=True, return_dict_in_generate=True
                 )
             new = found.sequences[:, inputs["input_ids"].shape[1] :]
-            words += [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
-            yes += [shares[0] for shares in probabilities(found.logits[0], begin)]
-        return {"words": words, "yes": yes}
+            answers["words"] += [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+            for yes, no in probabilities(found.logits[0], begin):
+                answers["yes"].append(yes)
+                answers["no"].append(no)
+            first, second = torch.stack(found.logits).topk(2).values.unbind(-1)
+            answers["gaps"] += (first - second).min(0).values.tolist()
+        return answers
 
-    return model, answer
-
-
-def _count(model: Any) -> dict[str, int]:
-    """Counters that machine and load cannot change: images through the tower, tokens through the language model."""
-    counts = {"tower_images": 0, "lm_tokens": 0}
-
-    def tower(module: Any, args: Any, kwargs: Any) -> None:
-        counts["tower_images"] += (args[0] if args else kwargs["pixel_values"]).shape[0]
-
-    def language(module: Any, args: Any, kwargs: Any) -> None:
-        counts["lm_tokens"] += kwargs["inputs_embeds"].shape[:2].numel()
-
-    for name, module in model.named_modules():
-        if name.endswith("vision_tower"):
-            module.register_forward_pre_hook(tower, with_kwargs=True)
-        if name.endswith("language_model"):
-            module.register_forward_pre_hook(language, with_kwargs=True)
-    return counts
+    return net, answer
 
 
 if __name__ == "__main__":

@@ -6,13 +6,9 @@ what sharing is worth: most tokens of a row are the image's.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import random
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
+from benchmarks.rows import PLACE, shown, text, write_shard
 
 __all__ = ["make_model", "write_pairs", "write_questions"]
 
@@ -83,11 +79,11 @@ def write_pairs(folder: Path, pairs: int, *, side: int = SIDE, letters: int = 40
     """Preferences on noise, answers of about that many letters, which are tokens here."""
     made = []
     for number in range(pairs):
-        prompt = [{"role": "user", "content": [_PLACE, _text("what is in this picture?")]}]
+        prompt = [{"role": "user", "content": [PLACE, text("what is in this picture?")]}]
         answers = {"chosen": "c" * (letters + number % 8), "rejected": "r" * (letters - number % 8)}
-        sides = {side: [{"role": "assistant", "content": [_text(words)]}] for side, words in answers.items()}
-        made.append({**_shown(number, side), "id": f"pair-{number}", "prompt": prompt, **sides})
-    return _write(folder, "preference", made)
+        sides = {side: [{"role": "assistant", "content": [text(words)]}] for side, words in answers.items()}
+        made.append({**shown(number, side), "id": f"pair-{number}", "prompt": prompt, **sides})
+    return write_shard(folder, "preference", made)
 
 
 def write_questions(folder: Path, images: int, questions: int, *, side: int = SIDE, letters: int = 40) -> Path:
@@ -95,59 +91,8 @@ def write_questions(folder: Path, images: int, questions: int, *, side: int = SI
     made = []
     for image in range(images):
         for question in range(questions):
-            ask = {"role": "user", "content": [_PLACE, _text(f"{question}: what is in this picture?")]}
-            answer = {"role": "assistant", "content": [_text("abcdefgh"[question % 8] * (letters - question))]}
+            ask = {"role": "user", "content": [PLACE, text(f"{question}: what is in this picture?")]}
+            answer = {"role": "assistant", "content": [text("abcdefgh"[question % 8] * (letters - question))]}
             row = {"id": f"{image}-{question}", "messages": [ask, answer]}
-            made.append({**_shown(image, side), **row})
-    return _write(folder, "messages", made)
-
-
-_PLACE = {"type": "image", "text": None}
-
-
-def _text(words: str) -> dict[str, Any]:
-    return {"type": "text", "text": words}
-
-
-def _shown(seed: int, side: int) -> dict[str, Any]:
-    noise = random.Random(seed).randbytes(side * side * 3)
-    stream = io.BytesIO()
-    Image.frombytes("RGB", (side, side), noise).save(stream, "PNG", compress_level=1)
-    data = stream.getvalue()
-    return {
-        "images": [{"bytes": data, "path": None}],
-        "image_sha256": [hashlib.sha256(data).hexdigest()],
-        "image_size": [{"width": side, "height": side}],
-    }
-
-
-def _write(folder: Path, kind: Any, rows: list[dict[str, Any]]) -> Path:
-    from vlmdata.manifest import ImageCounts, Manifest, RowCounts, ShardInfo
-    from vlmdata.shards import ShardWriter, shard_schema
-
-    folder.mkdir(parents=True)
-    path = folder / "data-00000-of-00001.parquet"
-    with ShardWriter(path, shard_schema(kind)) as writer:
-        for row in rows:
-            writer.write({"meta": "{}", "source": "benchmark", "licence": "", "provenance": None, **row})
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    shard = ShardInfo(path.name, len(rows), path.stat().st_size, digest, ImageCounts())
-    Manifest(
-        kind=kind,
-        source="benchmark",
-        url="",
-        licence="",
-        config=None,
-        split=None,
-        revision=None,
-        options={},
-        rows=RowCounts(len(rows), len(rows), 0),
-        rejected={},
-        records=len(rows),
-        images=ImageCounts(),
-        inputs=(),
-        shards=(shard,),
-        label_names=(),
-        versions={},
-    ).write(folder)
-    return folder
+            made.append({**shown(image, side), **row})
+    return write_shard(folder, "messages", made)

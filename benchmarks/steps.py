@@ -14,6 +14,7 @@ gradient (relative to the largest entry of its matrix), tokens through the langu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import statistics
@@ -24,7 +25,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.counting import count
 from benchmarks.llava_576 import SIDE, make_model, write_pairs, write_questions
+from benchmarks.trainers import gpu_path, ours, same_weights, theirs
 
 __all__ = ["KEPT", "SIDE", "WAYS", "WORKS", "main", "prepare", "table", "take_turns"]
 
@@ -143,15 +146,15 @@ def _work(way: str, work: str, folder: Path, steps: int, threads: int) -> dict[s
         trainer, batch = _ours(method, folder, data, checkpointing, work in KEPT)
     else:
         trainer, batch = _theirs(method, folder, data, checkpointing)
-    _same_weights(trainer.model)
+    same_weights(trainer.model)
     trainer.model.train()
     if checkpointing:
         trainer.model.activation_checkpointing_enable(trainer.args.activation_checkpointing_kwargs)
-    counts = _count(trainer.model)
+    counts = count(trainer.model)
     before = _resident("VmRSS")
     seconds = []
     # As vlmtrain.training.run has it for a whole run.
-    with compact_lm_head(way != "stock"):
+    with {"vlmtrain": compact_lm_head, "compact": gpu_path, "stock": contextlib.nullcontext}[way]():
         for _ in range(steps + 1):
             trainer.model.zero_grad()
             counts.update(dict.fromkeys(counts, 0))
@@ -177,37 +180,8 @@ def _resident(field: str) -> float:
     return 0.0
 
 
-def _same_weights(model: Any) -> None:
-    import torch
-
-    generator = torch.Generator().manual_seed(7)
-    for _, weight in sorted(model.named_parameters(), key=lambda pair: pair[0]):
-        if weight.requires_grad:
-            weight.data.normal_(0, 0.02, generator=generator)
-
-
-def _count(model: Any) -> dict[str, int]:
-    counts = {"tower_images": 0, "lm_tokens": 0}
-    net = model.get_base_model().model
-
-    def tower(module: Any, args: Any, kwargs: Any) -> None:
-        counts["tower_images"] += (args[0] if args else kwargs["pixel_values"]).shape[0]
-
-    def language(module: Any, args: Any, kwargs: Any) -> None:
-        counts["lm_tokens"] += kwargs["inputs_embeds"].shape[:2].numel()
-
-    net.vision_tower.register_forward_pre_hook(tower, with_kwargs=True)
-    net.language_model.register_forward_pre_hook(language, with_kwargs=True)
-    return counts
-
-
 def _ours(method: str, folder: Path, data: str, checkpointing: bool, kept: bool) -> tuple[Any, dict[str, Any]]:
-    import importlib
-
-    from vlmtrain.training import begin
-
     options = {
-        "model": str(folder / "model"),
         "batch_size": 8,
         "lora_r": 8,
         "lora_alpha": 16,
@@ -216,46 +190,17 @@ def _ours(method: str, folder: Path, data: str, checkpointing: bool, kept: bool)
         **({"reference": "live"} if method == "dpo" else {}),
     }
     with tempfile.TemporaryDirectory() as out:
-        job = begin(method, data=[folder / data], out=Path(out) / "run", progress=False, options=options)
-        trainer = importlib.import_module(f"vlmtrain.{method}").make_trainer(job)
+        trainer = ours(method, folder / "model", folder / data, Path(out), options=options)
     if kept:
         trainer.with_features(trainer.data_collator(list(trainer.train_dataset)))
     return trainer, trainer.data_collator(list(trainer.train_dataset))
 
 
 def _theirs(method: str, folder: Path, data: str, checkpointing: bool) -> tuple[Any, dict[str, Any]]:
-    from datasets import load_dataset
-    from peft import LoraConfig
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
-
-    from vlmtrain.family import load
-
-    model = AutoModelForImageTextToText.from_pretrained(folder / "model")
-    processor = AutoProcessor.from_pretrained(folder / "model")
-    rows = load_dataset("parquet", data_files=str(folder / data / "*.parquet"), split="train")
-    targets = load("llava").target_regex(("language",), ("attention", "mlp"))
+    given = {"per_device_train_batch_size": 8, "use_cpu": True, "bf16": False, "gradient_checkpointing": checkpointing}
+    lora = {"r": 8, "lora_alpha": 16}
     with tempfile.TemporaryDirectory() as out:
-        given: dict[str, Any] = {
-            "output_dir": out,
-            "per_device_train_batch_size": 8,
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": checkpointing,
-            "report_to": "none",
-            "max_length": None,
-        }
-        if method == "sft":
-            kind, args = SFTTrainer, SFTConfig(**given, assistant_only_loss=True)
-        else:
-            kind, args = DPOTrainer, DPOConfig(**given)
-        trainer: Any = kind(
-            model=model,
-            args=args,
-            train_dataset=rows,
-            processing_class=processor,
-            peft_config=LoraConfig(r=8, lora_alpha=16, target_modules=targets),
-        )
+        trainer = theirs(method, folder / "model", folder / data, Path(out), "llava", arguments=given, lora=lora)
     return trainer, trainer.data_collator(list(trainer.train_dataset))
 
 

@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.counting import count
+
 WAYS = ("vlmtrain", "trl", "trl-compact")
 METHODS = ("sft", "dpo")
 BATCH = 8
@@ -111,29 +113,11 @@ def _work(way: str, method: str, data: Path, out: Path) -> dict[str, Any]:
 
     started = time.monotonic()
     make, model = (_ours if way == "vlmtrain" else _theirs)(method, data, out, way)
-    counts = _count(model)
+    counts = count(model)
     losses = [entry["loss"] for entry in make().state.log_history if "loss" in entry]
     seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"work_seconds": seconds, "peak_megabytes": peak, "losses": losses, **counts}
-
-
-def _count(model: Any) -> dict[str, int]:
-    """Counters that machine and load cannot change: images through the tower, tokens through the language model."""
-    counts = {"tower_images": 0, "lm_tokens": 0}
-
-    def tower(module: Any, args: Any, kwargs: Any) -> None:
-        counts["tower_images"] += (args[0] if args else kwargs["pixel_values"]).shape[0]
-
-    def language(module: Any, args: Any, kwargs: Any) -> None:
-        counts["lm_tokens"] += kwargs["inputs_embeds"].shape[:2].numel()
-
-    for name, module in model.named_modules():
-        if name.endswith("vision_tower"):
-            module.register_forward_pre_hook(tower, with_kwargs=True)
-        if name.endswith("language_model"):
-            module.register_forward_pre_hook(language, with_kwargs=True)
-    return counts
 
 
 def _ours(method: str, data: Path, out: Path, way: str) -> tuple[Callable[[], Any], Any]:
