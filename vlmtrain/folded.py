@@ -119,7 +119,7 @@ def _seen(net: Any, sharing: Mapping[str, Any]) -> dict[str, Any]:
     if "layout" in sharing:
         # A mask in four dimensions is handed on as it is; an attention that did not know the layout would fail on it.
         empty = torch.ones(1, 1, 0, 0, dtype=torch.bool, device=sharing["fold"].device)
-        return {"attention_mask": empty, "branches": sharing["layout"]}
+        return {"attention_mask": empty, "branches": branch_attention.Branches(sharing["layout"])}
     seen = segment_mask(sharing["segment"])
     if net.config.get_text_config()._attn_implementation == "eager":
         dtype = net.get_input_embeddings().weight.dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -169,5 +170,21 @@ def _data(visual: Visual, console: Console) -> None:
             f"{budget.too_long:,}",
         )
     console.print(table)
+    for line in _repeats(visual):
+        console.print(line, highlight=False)
     if visual.fixed and visual.images:
         console.print("Every image of this model takes the same: there is no smaller budget.", highlight=False)
+
+
+def _repeats(visual: Visual) -> Iterator[str]:
+    """What is not computed twice, and what keeping it takes."""
+    found = visual.repeats
+    if found.features:
+        size = f"{found.features / 1e9:,.1f} GB" if found.features > 5e8 else f"{found.features / 1e6:.1f} MB"
+        yield f"\n--cache-vision keeps what the tower makes of {found.images:,} images: at most {size}"
+    if found.shared:
+        whole = visual.budgets[0].tokens
+        yield (
+            f"{found.rows:,} rows on {found.groups:,} images: --group-by-image saves sft up to "
+            f"{found.shared / max(1, whole):.0%} of all tokens"
+        )

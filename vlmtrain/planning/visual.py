@@ -17,7 +17,7 @@ from vlmtrain.config import Config
 from vlmtrain.planning.batches import Load
 from vlmtrain.planning.shapes import Shape
 
-__all__ = ["Budget", "Visual", "count_rows"]
+__all__ = ["Budget", "Repeats", "Visual", "count_rows"]
 
 Size = tuple[int, int]
 PERCENTILES = (5, 50, 95, 100)
@@ -44,6 +44,26 @@ class Budget:
     longest: int
 
 
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """What images that come more than once let a run save.
+
+    Attributes:
+        images: different ones.
+        features: bytes of what the tower makes of them, which ``cache_vision`` keeps; marks that some families set
+            around an image count with its tokens, so that it may be less.
+        groups: rows whose images are the same count once; rows without an image are left out.
+        rows: rows with an image.
+        shared: image tokens that ``group_by_image`` does not read again, if every group fits into a batch.
+    """
+
+    images: int
+    features: int
+    groups: int
+    rows: int
+    shared: int
+
+
 @dataclass(slots=True)
 class Visual:
     """What the rows of a dataset take.
@@ -57,6 +77,7 @@ class Visual:
         exact: texts were counted by the model's tokenizer; else they are guessed by their bytes.
         budgets: the one that is set, and smaller ones.
         fixed: every image takes the same, whatever its size.
+        repeats: of images.
         longest: rows for a batch, the longest first; as the dataset gives them.
     """
 
@@ -68,6 +89,7 @@ class Visual:
     exact: bool
     budgets: list[Budget]
     fixed: bool
+    repeats: Repeats
     load: Load
     longest: Any = field(default=None, repr=False)
 
@@ -81,6 +103,7 @@ class Visual:
             "max_length": self.limit,
             "tokenizer": self.exact,
             "budgets": [dataclasses.asdict(budget) for budget in self.budgets],
+            "repeats": dataclasses.asdict(self.repeats),
         }
 
 
@@ -115,6 +138,7 @@ def count_rows(config: Config, shape: Shape, folders: Sequence[str | Path]) -> V
     singles = [counter.image(size) for row in sizes for size in row]
     top = max(range(len(rows)), key=whole.__getitem__)
     smaller = list(_smaller(shape, sizes, singles, texts, limit))
+    size = _feature(config, shape)
     load = Load(
         length=max(2, whole[top] if limit is None else min(whole[top], limit)),
         answer=_answer(rows[top], kind, shape),
@@ -134,6 +158,7 @@ def count_rows(config: Config, shape: Shape, folders: Sequence[str | Path]) -> V
         exact=shape.real_tokenizer,
         budgets=[_budget(config.base.max_image_tokens, texts, pictures, limit), *smaller],
         fixed=not smaller,
+        repeats=_repeats(rows["image_sha256"], [[counter.image(one) for one in row] for row in sizes], size),
         load=load,
         longest=_longest(config, shape, opened.rows, kind, limit) if shape.real_tokenizer else None,
     )
@@ -149,6 +174,34 @@ def _longest(config: Config, shape: Shape, rows: Any, kind: str, limit: int | No
     lengths = kept["length"]
     order = sorted(range(len(kept)), key=lambda row: lengths[row], reverse=True)
     return kept.select(order[: config.training.batch_size])
+
+
+def _repeats(digests: Sequence[Sequence[str]], tokens: Sequence[Sequence[int]], feature: int) -> Repeats:
+    """Of rows' images, by their digests; ``feature`` is the bytes of one token's."""
+    shown = [(tuple(row), many) for row, many in zip(digests, tokens, strict=True) if row]
+    of_image = {digest: own for row, many in shown for digest, own in zip(row, many, strict=True)}
+    of_group = {row: sum(many) for row, many in shown}
+    return Repeats(
+        images=len(of_image),
+        features=sum(of_image.values()) * feature,
+        groups=len(of_group),
+        rows=len(shown),
+        shared=sum(sum(many) for _, many in shown) - sum(of_group.values()),
+    )
+
+
+def _feature(config: Config, shape: Shape) -> int:
+    """Bytes of what takes the place of an image's token, 0 where it is not kept; Qwen3-VL's has layers more."""
+    import torch
+
+    from vlmtrain.tuning import weights_dtype
+
+    if shape.family.features is not None:
+        return 0
+    kind = weights_dtype(config)
+    dtype = getattr(torch, shape.dtype if kind == "auto" else kind)
+    layers = 1 + len(getattr(getattr(shape.config, "vision_config", None), "deepstack_visual_indexes", None) or ())
+    return int(shape.config.get_text_config().hidden_size * layers * dtype.itemsize)
 
 
 class _Counter:
