@@ -18,33 +18,48 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from vlmtrain.sharing import Layout
 
-__all__ = ["NAME", "Branches", "attention"]
+__all__ = ["NAME", "Branches", "attention", "takes_branches"]
 
 NAME = "sdpa_branches"
 
 
 class Branches:
-    """How folded rows lie end to end, and the masks that follow, each made once for all layers."""
+    """How folded rows lie end to end, and the masks that follow, each made once for all layers.
 
-    def __init__(self, layout: Layout) -> None:
-        """Take lengths of the common part and of the branches of each group."""
+    Attributes:
+        queries: tokens of each group that ask; all of its tokens are seen.
+        tails: how many of each branch's tokens ask, its last ones.
+    """
+
+    def __init__(self, layout: Layout, tails: Sequence[Sequence[int]] | None = None) -> None:
+        """Take lengths of the common part and of the branches of each group.
+
+        Args:
+            layout: of the groups.
+            tails: of each group, where what stands before has been computed, as the common part has; None: all ask.
+        """
         self.layout = layout
+        self.tails = [tuple(own) for own in tails] if tails is not None else [rests for _, rests in layout]
+        before = [common if tails is None else 0 for common, _ in layout]
+        self.queries = [asking + sum(own) for asking, own in zip(before, self.tails, strict=True)]
         self._masks: dict[tuple[Any, ...], torch.Tensor] = {}
 
-    def mask(self, common: int, rests: Sequence[int], like: torch.Tensor) -> torch.Tensor:
-        """``[1, 1, R, common + R]``, to be added: branches of R tokens see the common part and what is theirs so far.
+    def mask(self, common: int, rests: Sequence[int], tails: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+        """``[1, 1, Q, common + R]``, to be added: branches of R tokens see the common part and what is theirs so far.
 
         Args:
             common: tokens of the common part.
             rests: tokens of each branch, R in all.
+            tails: those that ask, Q in all.
             like: of its type and device it is.
         """
-        key = (common, *rests, like.dtype, like.device)
+        key = (common, *rests, *tails, like.dtype, like.device)
         if key not in self._masks:
-            own = torch.block_diag(*(torch.ones(rest, rest, device=like.device).tril() for rest in rests))
+            pairs = zip(rests, tails, strict=True)
+            own = torch.block_diag(*(torch.ones(rest, rest).tril()[rest - tail :] for rest, tail in pairs))
             seen = torch.cat([own.new_ones(len(own), common), own], dim=1).bool()
-            mask = torch.zeros(seen.shape, dtype=like.dtype, device=like.device)
-            self._masks[key] = mask.masked_fill_(~seen, float("-inf"))[None, None]
+            mask = torch.zeros(seen.shape, dtype=like.dtype).masked_fill_(~seen, float("-inf"))
+            self._masks[key] = mask[None, None].to(like.device)
         return self._masks[key]
 
 
@@ -62,8 +77,8 @@ def attention(
     Args:
         module: the attention layer.
         query: ``[1, heads, T, D]``.
-        key: ``[1, key heads, T, D]``.
-        value: ``[1, key heads, T, D]``.
+        key: ``[1, key heads, S, D]``; S is T but for ``branches`` behind their common parts.
+        value: ``[1, key heads, S, D]``.
         attention_mask: for rows that are not folded; not looked at with ``branches``.
         branches: how they lie.
         given: further arguments of transformers' attention functions.
@@ -79,35 +94,56 @@ def attention(
     if branches is None:
         return attend(query, (key, value), attention_mask), None
     found: list[torch.Tensor] = []
-    lengths = [common + sum(rests) for common, rests in branches.layout]
-    groups = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
-    for (common, rests), (queries, *states) in zip(branches.layout, groups, strict=True):
-        found += _of_group(common, rests, queries, states, attend, branches)
+    seen = [common + sum(rests) for common, rests in branches.layout]
+    parts = (query.split(branches.queries, dim=2), key.split(seen, dim=2), value.split(seen, dim=2))
+    groups = zip(branches.layout, branches.tails, zip(*parts, strict=True), strict=True)
+    for (common, rests), tails, (queries, *states) in groups:
+        found += _of_group(common, rests, tails, queries, states, attend, branches)
     return torch.cat(found, dim=1), None
 
 
 def _of_group(
     common: int,
     rests: Sequence[int],
+    tails: Sequence[int],
     queries: torch.Tensor,
     states: Sequence[torch.Tensor],
     attend: Callable[..., torch.Tensor],
     branches: Branches,
 ) -> Iterator[torch.Tensor]:
-    """What the common part gives, then what its branches give, together or each by itself."""
-    if common:
-        yield attend(queries[:, :, :common], [part[:, :, :common] for part in states], None)
-    rest = sum(rests)
-    if not rest:
+    """What the common part gives, if it asks, then what its branches give, together or each by itself."""
+    asking = queries.shape[2] - sum(tails)
+    if asking:
+        yield attend(queries[:, :, :asking], [part[:, :, :common] for part in states], None)
+    if not rests:
         return
+    queries = queries[:, :, asking:]
+
+    def mask(first: int, last: int, like: torch.Tensor) -> torch.Tensor | None:
+        whole = not common and tails[first:last] == rests[first:last] and last - first == 1
+        return None if whole else branches.mask(common, rests[first:last], tails[first:last], like)
+
     # One product hides what branches would see of each other, many copy the common part: that is the longer, or not.
-    if common and rest <= common or len(rests) == 1:
-        yield attend(queries[:, :, common:], states, branches.mask(common, rests, queries) if common else None)
+    if (common and sum(rests) <= common) or len(rests) == 1:
+        yield attend(queries, states, mask(0, len(rests), queries))
         return
     firsts, pieces = [part[:, :, :common] for part in states], [part.split((common, *rests), dim=2) for part in states]
-    for number, query in enumerate(queries.split((common, *rests), dim=2)[1:], start=1):
-        own = [torch.cat([first, piece[number]], dim=2) for first, piece in zip(firsts, pieces, strict=True)]
-        yield attend(query, own, branches.mask(common, rests[number - 1 : number], query) if common else None)
+    for number, query in enumerate(queries.split(tuple(tails), dim=2)):
+        own = [torch.cat([first, piece[number + 1]], dim=2) for first, piece in zip(firsts, pieces, strict=True)]
+        yield attend(query, own, mask(number, number + 1, query))
+
+
+def takes_branches(net: Any) -> bool:
+    """Let a transformers model with sdpa attention read ``branches``; False where it has another attention.
+
+    Args:
+        net: the model; one with an adapter's wrapping off.
+    """
+    text = net.config.get_text_config()
+    if text._attn_implementation == "sdpa":
+        # Without branches it is what it was.
+        text._attn_implementation = NAME
+    return bool(text._attn_implementation == NAME)
 
 
 AttentionInterface.register(NAME, attention)

@@ -82,11 +82,8 @@ def take_folded(net: Any, *, beginnings: bool = True, packs: bool = False) -> Sh
         beginnings: as :class:`Share` has it.
         packs: likewise; not where the model's attention is eager, which needs a mask for every pair of tokens.
     """
-    text = net.config.get_text_config()
-    if text._attn_implementation == "sdpa":
-        text._attn_implementation = branch_attention.NAME
+    flat = branch_attention.takes_branches(net)
     _unfold_outputs(net)
-    flat = text._attn_implementation == branch_attention.NAME
     return Share(window(net), flat, beginnings, packs and flat)
 
 

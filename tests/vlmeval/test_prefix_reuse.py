@@ -17,7 +17,7 @@ from local_items import local, questions, ranked, said, shares, write_pictures
 
 from vlmdata.errors import ConfigError
 from vlmeval.cli import main
-from vlmeval.models import prefix, prefix_check
+from vlmeval.models import prefix, prefix_check, prefix_flat
 from vlmeval.models.local import Local
 from vlmeval.models.prefix_batches import cut, shared
 from vlmeval.models.questions import turns_of
@@ -81,8 +81,10 @@ class Counts:
         model.loaded.model.register_forward_pre_hook(self.hear, with_kwargs=True)
 
     def hear(self, module: Any, args: Any, kwargs: Any) -> None:
-        new = kwargs["attention_mask"][:, -kwargs["input_ids"].shape[1] :]
-        self.forwards.append((int(new.sum()), kwargs.get("pixel_values") is not None))
+        ids = kwargs["input_ids"]
+        # Rows end to end have no padding.
+        new = ids.numel() if "branches" in kwargs else int(kwargs["attention_mask"][:, -ids.shape[1] :].sum())
+        self.forwards.append((new, kwargs.get("pixel_values") is not None))
 
     def tokens(self) -> int:
         return sum(tokens for tokens, _ in self.forwards)
@@ -191,6 +193,32 @@ def test_what_the_config_asks_for_is_kept(llava: Path, pictures: Path, capsys: p
     assert "its generation config has more than greedy decoding: repetition_penalty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
+def test_end_to_end_and_with_a_copy_for_each_row_it_is_the_same(
+    name: str, folder_of: Callable[[str], Path], pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers of several tokens, some ended early, of rows on several images."""
+    found, kept, items = {}, {}, mixed()
+    for attention in ("sdpa", "eager"):
+        model = local(folder_of(name), pictures, answers="both")
+        model.load()
+        text = model.loaded.model.config.get_text_config()
+        if attention == "eager":
+            text._attn_implementation = "eager"
+        model.loaded.model.generation_config.eos_token_id = list(range(0, 200, 3))
+        kept[attention] = []
+        module = prefix_flat if attention == "sdpa" else prefix
+        other = prefix if attention == "sdpa" else prefix_flat
+        follow = module.follow
+        watched = lambda *given, follow=follow, own=kept[attention]: (own.append(1), follow(*given))[1]  # noqa: E731
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "follow", watched)
+            patch.setattr(other, "follow", None)
+            found[attention] = said(model, items)
+        assert kept[attention]
+    agree(found["sdpa"], found["eager"], items)
+
+
 def test_answers_end_at_a_stop_token(llava: Path, pictures: Path) -> None:
     items = questions(6)
     model, plain = local(llava, pictures), local(llava, pictures, share_prefix=False)
@@ -253,14 +281,14 @@ def test_memory_that_ran_out_lets_go_of_the_prefixes(
     llava: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = said(local(llava, pictures), questions(9))
-    model, follow = local(llava, pictures, batch_size=8), prefix.follow
+    model, follow = local(llava, pictures, batch_size=8), prefix_flat.follow
 
     def small(given: Any, prefixes: Any, *rest: Any) -> Any:
         if len(prefixes) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return follow(given, prefixes, *rest)
 
-    monkeypatch.setattr(prefix, "follow", small)
+    monkeypatch.setattr(prefix_flat, "follow", small)
     found = said(model, questions(9))
     assert {key: found[key].text for key in found} == {key: whole[key].text for key in whole}
     assert model.environment()["batch_size_fits"] == 2 and model._sharing.prefixes.made > 3

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from random import Random
+from types import SimpleNamespace
+
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from vlmtrain.branch_attention import Branches, attention
+from vlmtrain.branch_attention import NAME, Branches, attention, takes_branches
 from vlmtrain.sharing import Layout
 
 GROUPS = st.tuples(st.integers(0, 9), st.lists(st.integers(1, 6), max_size=4).map(tuple))
@@ -54,10 +57,38 @@ def test_branches_see_what_the_mask_shows(layout: Layout, seed: int) -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
+@settings(max_examples=60, deadline=None)
+@given(LAYOUTS, st.randoms(use_true_random=False))
+def test_tails_ask_what_they_would_have_asked(layout: Layout, random: Random) -> None:
+    """Behind what was computed before: the same rows of the same attention."""
+    layout = tuple((common, rests or (1,)) for common, rests in layout)
+    tails = [tuple(random.randint(1, rest) for rest in rests) for _, rests in layout]
+    torch.manual_seed(random.randint(0, 9))
+    asking: list[bool] = []
+    for (common, rests), own in zip(layout, tails, strict=True):
+        asking += [False] * common
+        for rest, tail in zip(rests, own, strict=True):
+            asking += [False] * (rest - tail) + [True] * tail
+    query, key, value = (torch.randn(1, heads, len(asking), 8) for heads in (4, 2, 2))
+    whole = attention(Layer(), query, key, value, None, branches=Branches(layout))[0][:, asking]
+    found = attention(Layer(), query[:, :, asking], key, value, None, branches=Branches(layout, tails))[0]
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
+
+
 def test_a_mask_is_made_once() -> None:
     branches = Branches(((4, (2, 1)),))
     states = torch.zeros(1, 1, 7, 8)
-    mask = branches.mask(4, (2, 1), states)
-    assert mask is branches.mask(4, (2, 1), states) and mask is not branches.mask(4, (2, 1), states.double())
+    mask = branches.mask(4, (2, 1), (2, 1), states)
+    assert mask is branches.mask(4, (2, 1), (2, 1), states)
+    assert mask is not branches.mask(4, (2, 1), (2, 1), states.double())
     hidden = [[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 1, 1, 0]]
     assert mask[0, 0].isinf().int().tolist() == hidden
+    assert branches.mask(4, (2, 1), (1, 1), states)[0, 0].isinf().int().tolist() == hidden[1:]
+
+
+def test_another_attention_is_left_alone() -> None:
+    kinds = {"sdpa": NAME, "eager": "eager", "flash_attention_2": "flash_attention_2"}
+    for kind, expected in kinds.items():
+        text = SimpleNamespace(_attn_implementation=kind)
+        net = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda text=text: text))
+        assert takes_branches(net) is (kind == "sdpa") and text._attn_implementation == expected

@@ -69,8 +69,9 @@ class Trained:
 
 def logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     model.eval()
+    given = {key: value for key, value in batch.items() if key not in ("labels", "sharing")}
     with torch.no_grad():
-        found: torch.Tensor = model(**{key: value for key, value in batch.items() if key != "labels"}).logits
+        found: torch.Tensor = model(**given).logits
     return found[batch["attention_mask"].bool()]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlmeval import ranks
-from vlmeval.models import prefix, prefix_batches
+from vlmeval.models import prefix, prefix_batches, prefix_flat
 from vlmeval.models.computing import placed
 from vlmeval.models.first_token import likelier, probabilities
 from vlmeval.models.prefix_check import Check, plainly, spread
@@ -109,6 +109,8 @@ class Sharing:
         self, loaded: Any, prepared: Prepared, limit: int, words: Sequence[Sequence[int]] | None, how: str
     ) -> list[Response]:
         """As :func:`vlmeval.models.computing.answered`, of a batch of rows that share images."""
+        from vlmtrain.branch_attention import takes_branches
+
         model, tokenizer = loaded.model, loaded.processor.tokenizer
         token = prefix.image_token(model)
         assert token is not None
@@ -122,7 +124,9 @@ class Sharing:
         decide = words is not None and how == "logits"
         stops = _stops(model.generation_config.eos_token_id)
         axes = 3 if self.positions is not None else 1
-        said, first = prefix.follow(model, begun, rests, 1 if decide else limit, stops, axes)
+        net = model.get_base_model() if hasattr(model, "get_base_model") else model
+        follow = prefix_flat.follow if takes_branches(net) else prefix.follow
+        said, first = follow(model, begun, rests, 1 if decide else limit, stops, axes)
         self.answers += len(rows)
         self.tokens += sum(map(len, rests))
         texts = [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
