@@ -114,6 +114,7 @@ def recorded_settings(adapter: str | Path) -> dict[str, Any]:
         "lora_alpha": own.get("lora_alpha", own.get("alpha")),
         "lora_dropout": own.get("lora_dropout", own.get("rank_dropout", 0.0)),
         "parts": before.get("parts"),
+        "lora_last_layers": before.get("lora_last_layers"),
         "rslora": own.get("use_rslora", False),
         "bias": own.get("bias", "none"),
         **{key: own.get(key) for key in ("target_modules", "modules_to_save")},

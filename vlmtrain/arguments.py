@@ -12,7 +12,7 @@ from vlmtrain.job import Job
 from vlmtrain.keys import OPTIMIZERS
 from vlmtrain.tuning import weights_dtype
 
-__all__ = ["arguments"]
+__all__ = ["arguments", "optimizer_name"]
 
 
 def arguments(job: Job) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def arguments(job: Job) -> dict[str, Any]:
         "adam_beta2": t.adam_beta2,
         "adam_epsilon": t.adam_epsilon,
         "max_grad_norm": t.max_grad_norm,
-        "optim": OPTIMIZERS[t.optimizer],
+        "optim": optimizer_name(t.optimizer, job.device),
         "activation_checkpointing": checkpointing,
         "seed": t.seed,
         "use_cpu": cpu,
@@ -69,3 +69,13 @@ def arguments(job: Job) -> dict[str, Any]:
         "disable_tqdm": True,
         "max_length": None,
     }
+
+
+def optimizer_name(optimizer: str, device: str) -> str:
+    """What transformers calls an optimizer; AdamW on a GPU is fused: the same update in one pass over the weights.
+
+    Args:
+        optimizer: key of ``vlmtrain.keys.OPTIMIZERS``.
+        device: ``cpu`` or ``cuda``.
+    """
+    return OPTIMIZERS["adamw_fused" if optimizer == "adamw" and device == "cuda" else optimizer]

@@ -18,7 +18,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from vlmtrain.sharing import Layout
 
-__all__ = ["NAME", "Branches", "attention", "takes_branches"]
+__all__ = ["Branches", "NAME", "attention", "takes_branches"]
 
 NAME = "sdpa_branches"
 

@@ -86,7 +86,8 @@ def _training(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     else:
         rank = f"r {config['lora_r']}, alpha {config['lora_alpha']:g}"
         first = f" from {config['init']}" if config.get("init", "default") != "default" else ""
-        yield "Adapter", f"{_TUNERS.get(tuner, tuner)}{first}, {rank}: `{where}`"
+        last = f", last blocks: {config['lora_last_layers']}" if config.get("lora_last_layers") else ""
+        yield "Adapter", f"{_TUNERS.get(tuner, tuner)}{first}, {rank}: `{where}`{last}"
     if config.get("quantize", "none") != "none":
         yield "Base in training", config["quantize"]
     yield "Batch", f"{config['batch_size']} x {config['accumulate']}"

@@ -26,6 +26,8 @@ from vlmtrain.config import Config
 from vlmtrain.data import Opened, hold_out
 from vlmtrain.head_features import obstacle, use_features
 from vlmtrain.job import Job, Opening, open_run, start
+from vlmtrain.kept_activations import Shelf, use_activations
+from vlmtrain.kept_activations import check as check_cache
 from vlmtrain.model import Loaded, load, quiet
 from vlmtrain.pixels import PassOrder, PictureCollator, Pictures, RandomView, crop_centre
 from vlmtrain.rows import order
@@ -44,15 +46,21 @@ TOP = 5
 
 
 class Trainer(TrainerSeam, transformers.Trainer):
-    """transformers' Trainer behind the seam; what it sees are pictures, not tokens."""
+    """transformers' Trainer behind the seam; what it sees are pictures, not tokens.
+
+    Attributes:
+        shelf: what enters the first trained block of rows that come without their pixels.
+    """
+
+    shelf: Shelf | None = None
 
     def tokens_of(self, inputs: Mapping[str, Any]) -> int:
         """Pictures."""
         return len(inputs["labels"])
 
     def with_features(self, inputs: Mapping[str, Any], sides: int | None = None) -> dict[str, Any]:
-        """The pixels as they are."""
-        return dict(inputs)
+        """The pixels as they are, or what is kept in their place."""
+        return dict(inputs) if self.shelf is None else self.shelf.given(inputs)
 
 
 def train(
@@ -180,8 +188,7 @@ def make_trainer(job: Job) -> Trainer:
         trainer.compute_loss_func = _loss(trainer, job)
         trainer.compute_metrics = _metrics(trainer, job)
         attach(trainer, job, order=PassOrder(order(job), len(job.rows)))
-        if settings.head_only and settings.cache_features and _sees_rows_again(job):
-            _cache_features(trainer, job)
+        _compute_once(trainer, job)
     return trainer
 
 
@@ -192,6 +199,18 @@ def _sees_rows_again(job: Job) -> bool:
     step = training.batch_size * training.accumulate * job.processes
     passes = training.max_steps * step / len(job.rows) if training.max_steps else training.epochs
     return settings.augment == "none" and passes > 1
+
+
+def _compute_once(trainer: Trainer, job: Job) -> None:
+    """Keep what is the same in every pass, where that is wanted."""
+    config, settings = job.config, job.config.classification
+    assert settings is not None
+    if settings.cache_features and _sees_rows_again(job):
+        (_cache_features if settings.head_only else use_activations)(trainer, job)
+    elif config.asked & {"cache_in", "cache_gb"}:
+        job.reporter.say("activations are not kept: each picture is seen once")
+    elif settings.cache_features and config.lora.lora_last_layers and settings.augment != "none":
+        job.reporter.say(f"activations are computed in every pass: augment={settings.augment} shows a new view")
 
 
 def _cache_features(trainer: Trainer, job: Job) -> None:
@@ -211,11 +230,13 @@ def _check(opening: Opening) -> None:
         raise ConfigError(f"{idle[0]} is for models that read text: an image classifier has no use for it")
     if config.base.quantize != "none":
         raise ConfigError(f"quantize is {config.base.quantize}: image classifiers are trained in 32 or 16 bits")
-    layers = sorted(config.asked & {"tuner", "lora_r", "lora_alpha", "lora_dropout", "parts", "target_modules"})
+    lora = {"tuner", "lora_r", "lora_alpha", "lora_dropout", "parts", "target_modules", "lora_last_layers"}
+    layers = sorted(config.asked & lora)
     if settings.head_only and layers:
         raise ConfigError(f"head_only trains the head and nothing else: leave out {', '.join(layers)}")
     if settings.head_only and config.base.adapter:
         raise ConfigError("head_only starts from a base; an adapter is trained further as it is")
+    check_cache(config)
     if settings.augment == "none" and "crop_scale" in config.asked:
         raise ConfigError("crop_scale says how augment=crop_flip crops; augment is none")
     if evaluated is not None and evaluated.labels != data.labels:

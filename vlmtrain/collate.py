@@ -23,6 +23,7 @@ from vlmtrain.family import Family
 from vlmtrain.features import Known
 from vlmtrain.grouping import encode_groups, image_groups, stacked
 from vlmtrain.known_images import Shown, encode_known
+from vlmtrain.last_layer import with_places
 from vlmtrain.sharing import Share
 
 __all__ = [
@@ -100,10 +101,12 @@ class Collator:
         share: where it is set, what rows on the same images have in common runs through the model once; the pixels
             are then those of each group of rows, once.
         known: where it is set, images whose features are kept; the pixels are those of rows with another one.
+        reads: say where hidden states are read (``vlmtrain.last_layer``).
     """
 
     share: Share | None = None
     known: Mapping[str, Known] | None = None
+    reads: bool = False
 
     def __init__(self, processor: Any, family: Family) -> None:
         """Take the processor as it is to be used: image budget set, chat template present."""
@@ -120,8 +123,8 @@ class Collator:
         mask = self.supervised(batch, [row.answers for row in found])
         if self.family.both_ways:
             mask &= batch["token_type_ids"].bool()
-        labels = batch["input_ids"].masked_fill(~mask, IGNORED)
-        return {**batch, "labels": labels}
+        batch["labels"] = batch["input_ids"].masked_fill(~mask, IGNORED)
+        return with_places(batch, mask) if self.reads else batch
 
     def _folded(
         self, rows: Sequence[Mapping[str, Any]], texts: Sequence[str], begins: Sequence[int | None]
@@ -158,11 +161,13 @@ class PreferenceCollator:
             come along as ``ref_chosen_logps`` and ``ref_rejected_logps`` ``[B]``.
         share: where it is set, what the two rows of a pair have in common runs through the model once.
         known: where it is set, images whose features are kept; the pixels are those of pairs with another one.
+        reads: say where hidden states are read (``vlmtrain.last_layer``).
     """
 
     reference: Mapping[int, tuple[float, float]] | None = None
     share: Share | None = None
     known: Mapping[str, Known] | None = None
+    reads: bool = False
 
     def __init__(self, processor: Any, family: Family) -> None:
         """Take the processor as it is to be used: image budget set, chat template present."""
@@ -180,7 +185,8 @@ class PreferenceCollator:
         if self.share is not None:
             pairs = [(row, len(rows) + row) for row in range(len(rows))]
             joined |= self.share(joined, pairs, [len(row["images"]) for row in rows])
-        return {**batch, **joined}
+        found = {**batch, **joined}
+        return with_places(found, joined["completion_mask"]) if self.reads else found
 
 
 def decode(row: Mapping[str, Any]) -> list[Image.Image]:

@@ -51,6 +51,7 @@ class Family:
             many copies of their rows; None is ``get_image_features`` and ``mm_encoder_outputs``.
         feature_inputs: keys of a batch that ``get_image_features`` takes besides ``pixel_values``.
         pixel_inputs: keys of a batch that belong to the pixels besides these, and are of no use without them.
+        casts_pixels: the tower brings ``pixel_values`` to the precision of its weights before it looks at them.
         repeat: (inputs, copies) gives the pixel inputs of a batch for that many copies of its rows; None repeats
             each along its first axis.
         folds: a token sees what stands before it in its row and nothing else, so that rows can share their beginning
@@ -84,6 +85,7 @@ class Family:
     features: Callable[[Any, Mapping[str, Any], int], dict[str, Any]] | None = None
     feature_inputs: tuple[str, ...] = ()
     pixel_inputs: tuple[str, ...] = ()
+    casts_pixels: bool = False
     repeat: Callable[[Mapping[str, Any], int], dict[str, Any]] | None = None
     folds: bool = False
     folds_not: str = "an image classifier"

@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from vlmtrain.family import Family
     from vlmtrain.job import Job
 
-__all__ = ["FeatureCache", "Files", "HEAD", "Memory", "Store", "Tensors", "check", "discard", "feature_cache"]
+__all__ = ["FOLDER", "FeatureCache", "Files", "HEAD", "Memory", "Store", "Tensors", "check", "discard", "feature_cache"]
 
 Tensors = dict[str, torch.Tensor]
-_FOLDER = "image-features"
+FOLDER = "image-features"
+"""Where features are kept next to the checkpoints, those of ``vlmtrain.kept_activations`` too."""
 HEAD = "head-features.safetensors"
 """What ``vlmtrain.head_features`` keeps next to the checkpoints."""
 _GIB = 2**30
@@ -285,7 +286,7 @@ def feature_cache(trainer: Any, job: Job) -> FeatureCache | None:
         limit = machine_memory() // 4 // job.processes
         store: Memory | Files = Memory(_limit(training.cache_vision_gb, limit))
     else:
-        folder = job.folder.checkpoints / _FOLDER / _fingerprint(job)
+        folder = job.folder.checkpoints / FOLDER / _fingerprint(job)
         free = shutil.disk_usage(job.folder.checkpoints).free
         store = Files(folder, _limit(training.cache_vision_gb, free // 2 // job.processes))
     token = job.loaded.processor.tokenizer.convert_ids_to_tokens(trainer.net.config.image_token_id)
@@ -298,7 +299,7 @@ def feature_cache(trainer: Any, job: Job) -> FeatureCache | None:
 
 def discard(checkpoints: Path) -> None:
     """Remove what was kept for a run that is finished; its checkpoints stay."""
-    shutil.rmtree(checkpoints / _FOLDER, ignore_errors=True)
+    shutil.rmtree(checkpoints / FOLDER, ignore_errors=True)
     (checkpoints / HEAD).unlink(missing_ok=True)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vlmtrain.family import Family
     from vlmtrain.job import Job
 
-__all__ = ["folded_inputs", "obstacle", "share", "take_folded", "window"]
+__all__ = ["branches_of", "folded_inputs", "obstacle", "share", "take_folded", "unfold_outputs", "window"]
 
 _MASKED = ("sdpa", "eager", branch_attention.NAME)
 _MARK = "_vlmtrain_unfolds"
@@ -83,8 +83,13 @@ def take_folded(net: Any, *, beginnings: bool = True, packs: bool = False) -> Sh
         packs: likewise; not where the model's attention is eager, which needs a mask for every pair of tokens.
     """
     flat = branch_attention.takes_branches(net)
-    _unfold_outputs(net)
+    unfold_outputs(net)
     return Share(window(net), flat, beginnings, packs and flat)
+
+
+def branches_of(net: Any) -> type[branch_attention.Branches] | None:
+    """What makes the ``branches`` of a forward of this model, which reads them from now on; None where it cannot."""
+    return branch_attention.Branches if branch_attention.takes_branches(net) else None
 
 
 def folded_inputs(net: Any, family: Family, inputs: Mapping[str, Any], sharing: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,8 +104,12 @@ def folded_inputs(net: Any, family: Family, inputs: Mapping[str, Any], sharing: 
 
     Returns:
         Tokens ``[G, L]``, ``attention_mask`` ``[G, 1, L, L]``, ``position_ids`` ``[G, L]`` or ``[3, G, L]``; and
-        ``unfold`` ``[R, T]``. Of flat ones G is 1, the mask is empty and ``branches`` takes its place.
+        ``unfold`` ``[R, T]``. Of flat ones G is 1, the mask is empty and ``branches`` takes its place. What
+        ``vlmtrain.last_layer`` says of rows is handed on, folded or not.
     """
+    read = {key: sharing[key] for key in ("read",) if key in sharing}
+    if "fold" not in sharing:
+        return read
     index = sharing["fold"]
     place = positions(inputs)
     if family.positions is not None:
@@ -108,7 +117,7 @@ def folded_inputs(net: Any, family: Family, inputs: Mapping[str, Any], sharing: 
         place = family.positions(net, {**inputs, **shown})
     along = torch.stack([gathered(axis, index) for axis in place]) if place.ndim == 3 else gathered(place, index)
     tokens = {key: gathered(inputs[key], index) for key in tokens_of(inputs)}
-    return {**tokens, **_seen(net, sharing), "position_ids": along, "unfold": sharing["unfold"]}
+    return {**tokens, **_seen(net, sharing), **read, "position_ids": along, "unfold": sharing["unfold"]}
 
 
 def _seen(net: Any, sharing: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +133,7 @@ def _seen(net: Any, sharing: Mapping[str, Any]) -> dict[str, Any]:
     return {"attention_mask": seen}
 
 
-def _unfold_outputs(net: Any) -> None:
+def unfold_outputs(net: Any) -> None:
     """Make the model without its head understand ``sharing``; to do so twice changes nothing."""
     body = net.base_model
     if getattr(body, _MARK, False):
@@ -137,7 +146,7 @@ def _unfold_outputs(net: Any) -> None:
         waiting.clear()
         if sharing is not None:
             kwargs |= {key: value for key, value in sharing.items() if key != "unfold"}
-            waiting.append(sharing["unfold"])
+            waiting.extend(sharing[key] for key in ("unfold",) if key in sharing)
         return args, kwargs
 
     def after(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

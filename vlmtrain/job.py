@@ -14,8 +14,8 @@ import torch
 from vlmdata.atomic import sha256_file, write_json
 from vlmdata.errors import ConfigError
 from vlmdata.licences import non_commercial
+from vlmtrain import compiling, distributed, feature_cache, reference_cache
 from vlmtrain import config as configs
-from vlmtrain import distributed, feature_cache, reference_cache
 from vlmtrain.adapters import adapter_file, adapter_folder, recorded_settings
 from vlmtrain.auto_batch import settled
 from vlmtrain.bad_rows import Ledger
@@ -137,6 +137,7 @@ def open_run(
     if config.training.eval_fraction and eval_data:
         raise ConfigError("--eval-data and --eval-fraction exclude each other")
     _check_streaming(config)
+    compiling.check(config)
     feature_cache.check(config)
     reference_cache.check(config)
     distributed.begin()

@@ -76,8 +76,7 @@ class Trainer(TrainerSeam, KTOTrainer):
         plain = {key: value for key, value in inputs.items() if key not in kl or key in _KNOWN}
 
         def change(given: dict[str, Any]) -> dict[str, Any]:
-            # TRL hands over copies; where both are equal it does not matter which is meant.
-            mismatched = kl and torch.equal(given["input_ids"], kl[f"{KL}input_ids"].to(given["input_ids"].device))
+            mismatched = kl and _is_mismatched(given["input_ids"], plain)
             others = (key for key in kl if key not in _KNOWN)
             return {**given, **{key.removeprefix(KL): kl[key] for key in others}} if mismatched else given
 
@@ -192,6 +191,15 @@ def _collator(job: Job, unpaired: Unpaired) -> UnpairedCollator:
         partners = Partners([rows for rows in (job.rows, job.eval_rows) if rows is not None], job.config.training.seed)
     limit = length.max_length or context_length(loaded.model, loaded.processor)
     return UnpairedCollator(loaded.processor, loaded.family, partners, limit=limit, label_by=unpaired.label_by)
+
+
+def _is_mismatched(ids: torch.Tensor, batch: Mapping[str, Any]) -> bool:
+    """Whether a forward is that of the mismatched answers."""
+    mine, other = batch["input_ids"], batch[f"{KL}input_ids"]
+    if ids is mine or ids is other:
+        return ids is other
+    # TRL handed over copies; where both are equal it does not matter which is meant.
+    return torch.equal(ids, other.to(ids.device))
 
 
 def _without_pairs(rows: Any) -> Any:

@@ -167,7 +167,7 @@ class ConditionalLoss:
             margin = reward - corrupted
             extra = extra - self.preference.image_weight * logsigmoid(margin) * has_image
             shown = {"corrupted": corrupted, "image_margins": margin, "image_accuracies": (margin > 0).float()}
-            trainer.record({f"rewards/{name}": values[has_image] for name, values in shown.items()})
+            trainer.record({f"rewards/{name}": values for name, values in shown.items()}, where=has_image)
         if isinstance(loss, tuple):
             return (loss[0] + extra.mean(), *loss[1:])
         return loss + extra.mean()

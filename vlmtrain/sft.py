@@ -35,8 +35,9 @@ class Trainer(TrainerSeam, SFTTrainer):
         """The batches of an optimizer step and what their losses are divided by: the tokens, or their weights."""
         batches, items = super().get_batch_samples(*args, **kwargs)
         if items is not None and batches and "weight" in batches[0]:
-            weighed = torch.stack([_weighed(batch) for batch in batches]).sum()
-            items = self.accelerator.gather(weighed.to(self.accelerator.device)).sum()
+            kept = [{name: batch[name] for name in ("labels", "weight")} for batch in batches]
+            weighed = torch.stack([_weighed(self.moved(part)) for part in kept]).sum()
+            items = self.accelerator.gather(weighed).sum()
         return batches, items
 
     def loss_of(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -48,9 +49,10 @@ class Trainer(TrainerSeam, SFTTrainer):
         if items is None:
             # TRL divides by the tokens of the batch then.
             weights = weights * (inputs["labels"][:, 1:] >= 0).sum() / _weighed({**inputs, "weight": weights})
-        elif 0 < items < 1:
+        else:
             # TRL divides by 1 at least.
-            weights, kwargs["num_items_in_batch"] = weights / items, torch.ones_like(items)
+            less = torch.where((items > 0) & (items < 1), items, torch.ones_like(items))
+            weights, kwargs["num_items_in_batch"] = weights / less, items / less
         return super().loss_of(weigh_rows(model, weights), inputs, *args, **kwargs)
 
 

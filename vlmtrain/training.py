@@ -15,12 +15,16 @@ from vlmtrain import distributed
 from vlmtrain.bad_rows import Tolerant
 from vlmtrain.card import card
 from vlmtrain.checkpoints import check_space, step_of, writable
+from vlmtrain.compiling import compile_layers
 from vlmtrain.dropout import no_dropout
 from vlmtrain.feature_cache import discard, feature_cache
 from vlmtrain.hub import push
 from vlmtrain.job import Job, open_run, start
+from vlmtrain.last_layer import skip_unread
 from vlmtrain.lengths import context_length
+from vlmtrain.lora_product import fuse_products
 from vlmtrain.model import load, quiet, save
+from vlmtrain.narrow import worker_dtype
 from vlmtrain.ordering import EpochOrder
 from vlmtrain.rows import choose, finish_counts, sources
 from vlmtrain.rows import order as row_order
@@ -192,9 +196,13 @@ def attach(trainer: Any, job: Job, *, order: Any = None) -> Any:
     settle(trainer, job)
     if getattr(trainer.args, "disable_dropout", False):
         no_dropout(trainer.model)
+    trainer.narrow = worker_dtype(trainer, job)
     trainer.cache = feature_cache(trainer, job)
     if trainer.cache is not None:
         trainer.data_collator.collate.known = trainer.cache.known
+    fuse_products(trainer, job)
+    skip_unread(trainer, job)
+    compile_layers(trainer, job)
     check_space(trainer.model, job.folder.path, job.config.training.keep_checkpoints, job.reporter.say)
     return trainer
 

@@ -1,4 +1,4 @@
-"""The one place that touches private names of TRL and transformers; a test fails when one of them moves."""
+"""With ``vlmtrain.feeding`` where private names of TRL and transformers are touched; a test fails when one moves."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from vlmtrain.adalora import ranks_of_best
 from vlmtrain.checkpoints import rotate, seal, writable
 from vlmtrain.features import IMAGES, image_features, repeat_rows
+from vlmtrain.feeding import Feeding
 from vlmtrain.folded import folded_inputs
-from vlmtrain.ordering import Batches
 
 if TYPE_CHECKING:
     import torch
@@ -56,9 +56,12 @@ def compact_lm_head(on: bool = True) -> Iterator[None]:
     """Project supervised positions only through the LM head, also without Triton.
 
     TRL 1.16 does so on GPUs; elsewhere it projects every position, prompt, image and padding, to keep shapes
-    constant for compilers (``trl.trainer.utils._fused_forward``). Loss and gradients are the same.
+    constant for compilers (``trl.trainer.utils._fused_forward``), and folds the logits in many passes
+    (``vlmtrain.lean_head``). Loss and gradients are the same.
     """
     import trl.trainer.utils as trl_utils
+
+    from vlmtrain.lean_head import in_place
 
     if not on:
         yield
@@ -66,7 +69,8 @@ def compact_lm_head(on: bool = True) -> Iterator[None]:
     before = trl_utils._use_triton
     trl_utils._use_triton = lambda device: True
     try:
-        yield
+        with in_place():
+            yield
     finally:
         trl_utils._use_triton = before
 
@@ -200,11 +204,10 @@ def wrap_layers(trainer: Any) -> None:
         plugin.transformer_cls_names_to_wrap = [n for n in trainer.model._no_split_modules or () if n in present]
 
 
-class TrainerSeam:
+class TrainerSeam(Feeding):
     """Put before SFTTrainer or DPOTrainer: our row order, our checkpoints, image features computed once.
 
     Attributes:
-        sampler: order of the rows of each epoch.
         save_to: writes the trained weights into a checkpoint folder.
         family: of the model.
         share_features: run a frozen tower under ``no_grad`` and hand its output to every forward of the step.
@@ -215,7 +218,6 @@ class TrainerSeam:
         cache: of image features, for batches that come without the pixels of images in it.
     """
 
-    sampler: torch.utils.data.Sampler[int]
     save_to: Any
     family: Any
     share_features: bool = True
@@ -224,31 +226,20 @@ class TrainerSeam:
     ledger: Ledger | None = None
     judge: Callable[[], Mapping[str, float]] | None = None
     cache: FeatureCache | None = None
-    tokens_seen: int = 0
-
-    def get_train_dataloader(self) -> Any:
-        """The rows of ``sampler`` in batches that make the same steps on any number of processes."""
-        from torch.utils.data import DataLoader
-
-        trainer: Any = self
-        args = trainer.args
-        processes, batch = args.world_size, args.per_device_train_batch_size
-        step = processes * batch * args.gradient_accumulation_steps
-        loader = DataLoader(
-            trainer.train_dataset,
-            batch_sampler=Batches(self.sampler, step, batch, processes),
-            collate_fn=trainer.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-        )
-        return trainer.accelerator.prepare(loader)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's evaluation, and the figures of ``judge``, before they are logged and compared."""
-        output = super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
-        if self.judge is not None:
-            prefix = kwargs.get("metric_key_prefix", "eval")
-            output.metrics.update({f"{prefix}_{name}": value for name, value in self.judge().items()})
+        """The trainer's evaluation, and the figures of ``judge``, before they are logged and compared.
+
+        What it draws is its own: a run that goes on behind it must not differ from one that has evaluated.
+        """
+        import torch
+
+        devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices):
+            output = super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
+            if self.judge is not None:
+                prefix = kwargs.get("metric_key_prefix", "eval")
+                output.metrics.update({f"{prefix}_{name}": value for name, value in self.judge().items()})
         return output
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -316,13 +307,7 @@ class TrainerSeam:
         """TRL's loss on a batch whose pixels have become features where that is exact."""
         if self.ledger is not None:
             self.ledger.take(inputs)
-        if self.model.training:  # type: ignore[attr-defined]
-            self.tokens_seen += self.tokens_of(inputs)
         return self.loss_of(model, self.with_features(inputs), *args, **kwargs)
-
-    def tokens_of(self, inputs: Mapping[str, Any]) -> int:
-        """How much a batch holds, for the speed that is shown."""
-        return int(inputs["attention_mask"].sum())
 
     def loss_of(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """TRL's loss on a prepared batch; methods with terms of their own add them here."""
@@ -356,18 +341,6 @@ class TrainerSeam:
             with trainer.accelerator.autocast():
                 yield trainer.model if trainer.ref_model is None else trainer.ref_model
 
-    def record(self, figures: Mapping[str, torch.Tensor]) -> None:
-        """Averages of this batch over all processes, logged with TRL's own figures; of no value there is none."""
-        import torch
-
-        trainer: Any = self
-        kept = trainer._metrics["train" if trainer.model.training else "eval"]
-        for name, values in figures.items():
-            sums = torch.stack([values.detach().float().sum(), torch.tensor(float(len(values)), device=values.device)])
-            total, count = trainer.accelerator.gather(sums).view(-1, 2).sum(0).tolist()
-            if count:
-                kept[name].append(total / count)
-
     def with_features(self, inputs: Mapping[str, Any], sides: int | None = None) -> dict[str, Any]:
         """Pixels of B rows or pairs to what the model's forward takes for its B or 2B rows.
 
@@ -379,7 +352,8 @@ class TrainerSeam:
         inputs = dict(inputs)
         copies, images = self.sides if sides is None else sides, inputs.pop(IMAGES, None)
         if (sharing := inputs.get("sharing")) is not None:
-            inputs["sharing"], copies = folded_inputs(self.net, self.family, inputs, sharing), 1
+            inputs["sharing"] = folded_inputs(self.net, self.family, inputs, sharing)
+            copies = 1 if "fold" in sharing else copies
         if images is not None and self.cache is not None:
             with torch.no_grad(), self.accelerator.autocast():  # type: ignore[attr-defined]
                 return self.cache.in_place_of_pixels(self.net, self.family, inputs, images, copies)

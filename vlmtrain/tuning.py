@@ -19,6 +19,7 @@ from vlmtrain.adapters import recorded_settings
 from vlmtrain.config import Config
 from vlmtrain.family import Family
 from vlmtrain.keys import Adapter
+from vlmtrain.last_blocks import only_last
 from vlmtrain.legacy import by_family
 from vlmtrain.model import Loaded
 from vlmtrain.parts import matched, parts_of
@@ -116,13 +117,15 @@ def adapter_config(config: Config, loaded: Loaded) -> Any:
     """The configuration of a new adapter; None with ``tuner: full``, whose parameters are set free here.
 
     Raises:
-        ConfigError: a part the model does not have, targets that match nothing, or the LM head.
+        ConfigError: a part or as many blocks as the model does not have, targets that match nothing, or the LM head.
     """
     lora = config.lora
     if lora.tuner == "full":
         _free(config, loaded)
         return None
     targets = _targets(config, loaded)
+    if lora.lora_last_layers is not None:
+        targets = only_last(targets, lora.lora_last_layers, loaded.family, dict(loaded.model.named_modules()))
     save = list(lora.modules_to_save)
     if loaded.family.head and loaded.family.head not in save:
         save.append(loaded.family.head)

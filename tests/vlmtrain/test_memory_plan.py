@@ -118,7 +118,7 @@ def test_a_run_of_a_gigabyte(family: str, data: dict[str, Path], tmp_path: Path)
     model = make_model(family, tmp_path / "model")
     options = {"batch_size": 2, "gradient_checkpointing": False, "compact_head": False}
     found = in_process({"method": "sft", "data": str(data["sft"]), "model": str(model), "options": options})
-    assert found["measured"] > 1e9
+    assert found["measured"] > 0.9e9
     assert found["planned"] == pytest.approx(found["measured"], rel=0.15)
 
 

@@ -92,7 +92,8 @@ def test_a_shared_prefix_changes_nothing(
     parts = {} if frozen else {"parts": all_parts(family)}
     for shared in (True, False):
         trainer, _ = started(
-            "dpo", family, model_folder(family.name), tmp_path / str(shared), share_prefix=shared, **parts
+            "dpo", family, model_folder(family.name), tmp_path / str(shared), share_prefix=shared, skip_unread=shared,
+            **parts
         )
         batch = trainer.data_collator(list(trainer.train_dataset))
         assert ("sharing" in batch) is (shared and family.folds)
@@ -148,6 +149,7 @@ def test_packed_rows_are_rows(loaded: Loaded, model_folder: Callable[[str], Path
             data.parent,
             packing=packed,
             share_prefix=False,
+            skip_unread=packed,
             eval_fraction=0.0,
         )
         batch = trainer.data_collator(list(trainer.train_dataset))
@@ -205,6 +207,7 @@ def test_rows_on_one_image_change_nothing(
             data.parent,
             share_prefix=shared,
             packing=shared,
+            skip_unread=shared,
             eval_fraction=0.0,
         )
         batch = trainer.data_collator(list(trainer.train_dataset))

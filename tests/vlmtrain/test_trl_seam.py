@@ -14,6 +14,7 @@ from transformers import ProcessorMixin
 from trl.trainer import utils as trl_utils
 
 from vlmtrain import dpo, sft
+from vlmtrain.feeding import Feeding
 from vlmtrain.runs import RunResult
 from vlmtrain.training import begin
 from vlmtrain.trl_seam import TrainerSeam, compact_lm_head
@@ -30,14 +31,24 @@ def test_names_are_where_we_take_them() -> None:
 
 
 def test_everything_the_seam_overrides_is_still_called() -> None:
-    own = {name for name, value in vars(TrainerSeam).items() if inspect.isfunction(value)}
-    overridden = own - {"as_reference", "loss_of", "record", "tokens_of", "whole_state", "with_features"}
+    members = {**vars(Feeding), **vars(TrainerSeam)}
+    own = {name for name, value in members.items() if inspect.isfunction(value)}
+    overridden = own - {"as_reference", "loss_of", "moved", "record", "tokens_of", "whole_state", "with_features"}
     for name in overridden - {"compute_ref_log_probs"}:
         assert hasattr(trl.SFTTrainer, name), name
     for name in overridden:
         assert hasattr(trl.DPOTrainer, name), name
     source = inspect.getsource(transformers.Trainer)
-    for call in ("self.get_train_dataloader()", "self._save_checkpoint(model, trial)", "self._save(output_dir"):
+    for call in (
+        "self.get_train_dataloader()",
+        "self.get_batch_samples(epoch_iterator, num_batches, self.args.device)",
+        "self._get_num_items_in_batch(batch_samples, device)",
+        "self.training_step(model, inputs, num_items_in_batch)",
+        "self._prepare_inputs(inputs)",
+        "self.log(logs",
+        "self._save_checkpoint(model, trial)",
+        "self._save(output_dir",
+    ):
         assert call in source, call
     assert "self.create_model_card(" in inspect.getsource(trl.SFTTrainer)
 
@@ -71,6 +82,18 @@ def test_our_sampler_and_savers_are_used(base: Path, tmp_path: Path) -> None:
         (checkpoint,) = (tmp_path / method / "checkpoints").glob("checkpoint-*")
         assert (checkpoint / "adapter_model.safetensors").is_file() and (checkpoint / "optimizer.pt").is_file()
         assert not (checkpoint / "training_args.bin").exists() and not (checkpoint / "README.md").exists()
+
+
+def test_an_evaluation_draws_nothing_of_the_runs(base: Path, tmp_path: Path) -> None:
+    """Dropout of the steps behind it is that of a run which goes on from the checkpoint."""
+    held = rows.write(tmp_path / "held", rows.colours(4))
+    options = {"model": str(base), "lora_dropout": 0.1}
+    data = rows.write(tmp_path / "data", rows.colours(6))
+    found = begin("sft", data=[data], eval_data=[held], out=tmp_path / "run", progress=False, options=options)
+    assert not isinstance(found, RunResult)
+    trainer, before = sft.make_trainer(found), torch.get_rng_state()
+    assert trainer.evaluate()["eval_loss"] > 0
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_compact_head_projects_answers_only(base: Path, tmp_path: Path, monkeypatch: Any) -> None:

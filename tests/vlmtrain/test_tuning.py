@@ -24,6 +24,7 @@ from vlmtrain.merge import merge
 from vlmtrain.model import load
 from vlmtrain.parts import parts_of
 from vlmtrain.sft import make_trainer, train
+from vlmtrain.training import run
 from vlmtrain.tuning import check_tuner, weights_dtype
 
 QUICK: dict[str, Any] = {"batch_size": 8, "learning_rate": 1e-2, "lora_r": 8, "progress": False}
@@ -139,7 +140,7 @@ def test_resume_ends_the_same(method: str, way: str, wide: Path, data: Path, pai
 
     trainer.add_callback(Kill())
     with pytest.raises(InterruptedError):
-        trainer.train()
+        run(trainer, job)
     resumed = module.train(rows_, tmp_path / "cut", resume=True, **options)
     assert resumed.metrics["resumed_from_step"] == 3
     name = "model.safetensors" if way == "full" else "adapter_model.safetensors"

@@ -322,7 +322,7 @@ class Local:
 
     def _shared(self) -> Sharing:
         """Who reads images once for all their questions, or tells why nobody does."""
-        from vlmtrain.folded import obstacle, window
+        from vlmtrain.folded import branches_of, obstacle, window
 
         assert self.loaded is not None
         if self._sharing is None:
@@ -330,8 +330,8 @@ class Local:
             net = model.get_base_model() if hasattr(model, "get_base_model") else model
             reason = None if self._share_prefix else OFF
             reason = reason or obstacle(net, family) or prefixes.obstacle(model)
-            reach, size = window(net), self.batch_size
-            self._sharing = Sharing(reason, self._prefixes, reach, family.positions, size, self._verify_prefix)
+            given = (window(net), family.positions, self.batch_size, self._verify_prefix)
+            self._sharing = Sharing(reason, self._prefixes, *given, None if reason else branches_of(net))
         return self._sharing
 
     def _limit(self, item: Item) -> int:

@@ -8,7 +8,7 @@ has ended takes part no more.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["follow"]
 
+Branches = Callable[[Any, Sequence[Sequence[int]]], Any]
+
 
 def follow(
     model: Any,
@@ -27,8 +29,9 @@ def follow(
     limit: int,
     stops: Collection[int],
     axes: int,
+    branches: Branches,
 ) -> tuple[list[list[int]], torch.Tensor]:
-    """As :func:`vlmeval.models.prefix.follow`, for a model for which ``takes_branches`` is true."""
+    """As :func:`vlmeval.models.prefix.follow`; ``branches`` makes the model's ``branches`` from layout and tails."""
     import torch
 
     places = {id(prefix): place for place, prefix in reversed([*enumerate(prefixes)])}
@@ -40,7 +43,9 @@ def follow(
     rows = _rows(prefixes)
     with torch.inference_mode():
         while speaking:
-            logits = _read(model, rows, speaking, [new[row] for row in speaking], [at[row] for row in speaking], axes)
+            rows.begin(speaking, [len(new[row]) for row in speaking])
+            given = [new[row] for row in speaking], [at[row] for row in speaking]
+            logits = _read(model, rows, *given, axes, branches)
             if first is None:
                 first = logits[torch.tensor(speaking).argsort().to(logits.device)]
             for row, token in zip(speaking, logits.argmax(-1).tolist(), strict=True):
@@ -53,15 +58,12 @@ def follow(
 
 
 def _read(
-    model: Any, rows: Any, speaking: Sequence[int], new: Sequence[torch.Tensor], at: Sequence[int], axes: int
+    model: Any, rows: Any, new: Sequence[torch.Tensor], at: Sequence[int], axes: int, branches: Branches
 ) -> torch.Tensor:
     """Logits ``[B, V]`` after the last new token of each row, which is kept; ``at`` is the position of its first."""
     import torch
 
-    from vlmtrain.branch_attention import Branches
-
     tails = [len(tokens) for tokens in new]
-    rows.begin(speaking, tails)
     place = torch.cat([start + torch.arange(tail) for start, tail in zip(at, tails, strict=True)])[None]
     place = place.to(model.device)
     found: torch.Tensor = model(
@@ -72,7 +74,7 @@ def _read(
         past_key_values=rows,
         use_cache=True,
         logits_to_keep=torch.tensor(tails).cumsum(0).to(model.device) - 1,
-        branches=Branches(*rows.branches()),
+        branches=branches(*rows.branches()),
     ).logits
     return found[0].float()
 

@@ -43,6 +43,7 @@ class Sharing:
         positions: prefix.Positions | None,
         size: int,
         verify: int,
+        branches: Callable[..., Any] | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -53,9 +54,10 @@ class Sharing:
             positions: of the family.
             size: most items of a batch.
             verify: how many questions are answered a second time.
+            branches: makes what the model reads how rows lie from; None where it cannot, and each row has a copy.
         """
         self.reason, self.prefixes, self.longest, self.positions = reason, prefixes, longest, positions
-        self.size, self.verify = size, verify
+        self.size, self.verify, self.branches = size, verify, branches
         self._ids: set[int | str] = set()
         self._check: Check | None = Check(set()) if verify else None
         self._said: dict[int | str, Sequence[int]] = {}
@@ -109,8 +111,6 @@ class Sharing:
         self, loaded: Any, prepared: Prepared, limit: int, words: Sequence[Sequence[int]] | None, how: str
     ) -> list[Response]:
         """As :func:`vlmeval.models.computing.answered`, of a batch of rows that share images."""
-        from vlmtrain.branch_attention import takes_branches
-
         model, tokenizer = loaded.model, loaded.processor.tokenizer
         token = prefix.image_token(model)
         assert token is not None
@@ -124,9 +124,8 @@ class Sharing:
         decide = words is not None and how == "logits"
         stops = _stops(model.generation_config.eos_token_id)
         axes = 3 if self.positions is not None else 1
-        net = model.get_base_model() if hasattr(model, "get_base_model") else model
-        follow = prefix_flat.follow if takes_branches(net) else prefix.follow
-        said, first = follow(model, begun, rests, 1 if decide else limit, stops, axes)
+        given = (model, begun, rests, 1 if decide else limit, stops, axes)
+        said, first = prefix.follow(*given) if self.branches is None else prefix_flat.follow(*given, self.branches)
         self.answers += len(rows)
         self.tokens += sum(map(len, rests))
         texts = [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]

@@ -139,6 +139,7 @@ FAMILY = Family(
         },
     },
     towers=("vision_model.", "query_tokens", "qformer.", "language_projection."),
+    casts_pixels=True,
     folds_not="its words are put together before the mask is made",
     chat_template=_TEMPLATE,
     max_images=1,

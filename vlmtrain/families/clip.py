@@ -22,6 +22,7 @@ FAMILY = Family(
         },
     },
     towers=("vision_model.",),
+    casts_pixels=True,
     chat_template="",
     auto_class="AutoModelForImageClassification",
     task="classify",

@@ -99,6 +99,7 @@ FAMILY = Family(
         },
     },
     towers=("model.vision_model.", "model.connector."),
+    casts_pixels=True,
     folds=True,
     chat_template=_TEMPLATE,
     nested_images=True,

@@ -45,6 +45,7 @@ FAMILY = Family(
         },
     },
     towers=("model.vision_tower.", "model.multi_modal_projector."),
+    casts_pixels=True,
     folds=True,
     chat_template=_TEMPLATE,
 )

@@ -77,6 +77,7 @@ FAMILY = Family(
     },
     # The token after every row is made by none of the two modules.
     towers=("model.vision_tower.", "model.multi_modal_projector.", "model.image_newline"),
+    casts_pixels=True,
     folds=True,
     chat_template=_TEMPLATE,
     set_budget=_set_budget,

@@ -152,6 +152,7 @@ FAMILY = Family(
         },
     },
     towers=("model.vision_model.", "model.multi_modal_projector."),
+    casts_pixels=True,
     folds_not="images are looked at across the rows",
     chat_template=_TEMPLATE,
     nested_images=True,

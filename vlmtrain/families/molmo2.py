@@ -95,6 +95,7 @@ FAMILY = Family(
         },
     },
     towers=("model.vision_tower.", "model.multi_modal_projector."),
+    casts_pixels=True,
     folds_not="image tokens see each other",
     chat_template=_TEMPLATE,
     set_budget=_set_budget,

@@ -78,6 +78,7 @@ FAMILY = Family(
         },
     },
     towers=("model.vision_tower.", "model.multi_modal_projector."),
+    casts_pixels=True,
     folds_not="the prompt is read in both directions",
     chat_template=_TEMPLATE,
     expand=_expand,

@@ -42,6 +42,7 @@ FAMILY = Family(
         },
     },
     towers=("model.visual.",),
+    casts_pixels=True,
     folds=True,
     positions=rope_index,
     chat_template=_TEMPLATE,

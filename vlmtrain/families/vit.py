@@ -25,6 +25,7 @@ FAMILY = Family(
         },
     },
     towers=("vit.", "deit.", "beit.", "dinov2.", "dinov2_with_registers.", "swin."),
+    casts_pixels=True,
     chat_template="",
     auto_class="AutoModelForImageClassification",
     renames=(

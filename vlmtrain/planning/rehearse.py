@@ -21,6 +21,7 @@ from vlmtrain.adapters import adapter_folder
 from vlmtrain.config import Config
 from vlmtrain.folded import obstacle, take_folded
 from vlmtrain.model import Loaded, quiet
+from vlmtrain.narrow import narrowed, pixel_dtype
 from vlmtrain.parts import parts_of
 from vlmtrain.planning.batches import Load, make_batch
 from vlmtrain.planning.emulate import Emulation, backward
@@ -78,19 +79,20 @@ def rehearse(config: Config, shape: Shape, load: Load, *, device: str = "cuda", 
     t = config.training
     with quiet():
         step = _Step(config, shape, device)
-        batch = make_batch(shape, t.batch_size, load, pairs=step.pairs, share=step.share)
+        batch = step.handed_over(make_batch(shape, t.batch_size, load, pairs=step.pairs, share=step.share))
         spoiled = None
         if config.preference is not None and config.preference.image_weight:
             # mDPO: the chosen answers once more, on other pixels.
-            spoiled = {**make_batch(shape, t.batch_size, load, pairs=True)}
+            spoiled = step.handed_over(make_batch(shape, t.batch_size, load, pairs=True))
         ledger = step.run(batch, spoiled)
     pixels = [v for k, v in batch.items() if k in step.pixel_keys and isinstance(v, torch.Tensor)]
     held = sum(v.numel() * v.element_size() for v in pixels)
-    # All micro-batches of a step are fetched before the first; on a CPU the loader has one more in hand.
-    waiting = held * (t.accumulate - 1 + (device == "cpu"))
+    # Those that wait for their turn are not on the device; in memory the loader has one more in hand, and those of a
+    # step are together where their labels are counted.
+    waiting = held * (t.accumulate if config.method in _COUNTED else 1) if device == "cpu" else 0
     moving = {name: max(0, ledger.peak[name]) for name in ("gradients", "activations", "logits", "images")}
     moving["images"] += waiting
-    stepping = {**step.stepping(), "logits": 0, "images": held + waiting}
+    stepping = {**step.stepping(), "logits": 0, "images": held + waiting if device == "cpu" else 0}
     forward = sum(moving.values()) >= sum(stepping.values())
     items = {**step.stored(copy), **(moving if forward else stepping)}
     ids = batch.get("input_ids")
@@ -153,6 +155,11 @@ class _Step:
     def trained(self) -> int:
         """How many parameters are trained."""
         return sum(p.numel() for p in self._trainable())
+
+    def handed_over(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch as workers hand it over."""
+        kind = pixel_dtype(self._net(), self.shape.family)
+        return narrowed(batch, kind) if isinstance(kind, torch.dtype) else batch
 
     def stored(self, copy: bool) -> dict[str, int]:
         """Bytes that stay for the whole run, by item."""
@@ -280,6 +287,8 @@ class _Step:
                 module.register_forward_hook(leave)
 
 
+# Methods whose loss is divided by the labels of a step.
+_COUNTED = ("sft", "classify")
 # The figures TRL's trainers ask the head for besides log-probabilities.
 _OUTPUTS = {
     "sft": ("log_probs", "entropy", "is_top1"),

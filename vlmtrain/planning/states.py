@@ -26,8 +26,8 @@ def optimizer_bytes(optimizer: str, trained: Sequence[Any], *, cpu: bool) -> tup
     """Bytes of the states, and of the temporary tensors of a step.
 
     AdamW keeps both averages in the parameter's own type; bitsandbytes in 8 bits with a float for every 256 of them,
-    or in 32. Adafactor keeps a row and a column of each matrix. On a GPU AdamW works on all parameters at once and
-    makes a third tensor the size of a state; on a CPU, and fused, one parameter at a time or none.
+    or in 32. Adafactor keeps a row and a column of each matrix. On a CPU AdamW makes temporary
+    tensors for one parameter at a time; fused, as it always is on a GPU, none.
 
     Args:
         optimizer: key of ``vlmtrain.keys.OPTIMIZERS``.
@@ -47,9 +47,7 @@ def optimizer_bytes(optimizer: str, trained: Sequence[Any], *, cpu: bool) -> tup
             states += number * count * parameter.element_size()
         else:
             states += number * count * 4
-    if optimizer == "adamw":
-        return states, 2 * largest if cpu else states // 2
-    return states, 0
+    return states, 2 * largest if optimizer == "adamw" and cpu else 0
 
 
 def _factored(parameter: Any) -> int:
