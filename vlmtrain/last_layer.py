@@ -52,9 +52,9 @@ def with_places(batch: Mapping[str, Any], learned: torch.Tensor) -> dict[str, An
 def obstacle(net: Any, family: Family) -> str | None:
     """Why the last layer of this model has to compute everything, in a few words; None where it has not."""
     if not family.folds:
-        return f"{family.name}: {family.folds_not}"
+        return "rows share nothing"
     if _last(net, family) is None:
-        return "its last layer is not made of q_proj, o_proj and a plain mlp"
+        return "it has no q_proj, o_proj and plain mlp"
     return None
 
 
@@ -115,7 +115,7 @@ def skip_unread(trainer: Any, job: Job) -> None:
         reason = "compact_head=false reads every position"
     reason = reason or obstacle(trainer.net, family)
     if reason:
-        job.reporter.say(f"the last layer is computed for every token: {reason}")
+        job.reporter.say(f"the last layer computes every token: {reason}")
         return
     read_where_learned(trainer.net, family)
     if getattr(trainer, "ref_model", None) is not None:

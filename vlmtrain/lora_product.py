@@ -83,9 +83,9 @@ def fuse_products(trainer: Any, job: Job) -> None:
     elif any(getattr(module, "p", 0.0) for name, module in trainer.model.named_modules() if ".lora_dropout." in name):
         reason = "with lora_dropout it sees less than the base"
     elif not fuse(trainer.model):
-        reason = "no layer of the adapter is plain LoRA on a plain linear layer"
+        reason = "none is plain LoRA on a plain linear layer"
     if reason:
-        job.reporter.say(f"LoRA's product is computed apart, as peft does it: {reason}")
+        job.reporter.say(f"LoRA's product is peft's own: {reason}")
 
 
 def _forward(layer: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

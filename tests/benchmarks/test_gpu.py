@@ -77,8 +77,9 @@ def test_the_same_loss_for_less_work(made: Path) -> None:
     assert (ours["tower_images"], theirs["tower_images"]) == (2, 8)
     assert ours["lm_tokens"] < 0.7 * theirs["lm_tokens"]
     assert ours["tokens"] == theirs["tokens"] and ours["needed"] == theirs["needed"]
-    # What torch counts has attention to hidden tokens in it, too.
-    assert 0.9 < ours["needed"] / ours["done"] <= 1 < theirs["done"] / ours["done"]
+    # What torch counts has attention to hidden tokens in it, too, and not what nobody reads of the last of few layers.
+    assert 0.9 < ours["needed"] / ours["done"] < 1.3
+    assert 1.5 * ours["done"] < theirs["done"]
 
 
 def test_keys_of_our_side_can_be_set(made: Path) -> None:

@@ -279,7 +279,8 @@ def test_an_interruption_ends_it_and_loses_no_answer() -> None:
         out, _ = run.communicate(timeout=4)  # well below the 5 seconds the requests in flight would take
     assert run.returncode == 0
     kept = sorted(int(word) for word in out.split()[out.split().index("kept") + 1 :])
-    assert kept == list(range(12))
+    # The first twelve that came were answered; which these are, the four that ask at once decide.
+    assert len(kept) == len(set(kept)) == 12 and set(kept) <= set(range(16))
 
 
 def test_what_came_with_an_interruption_is_given_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,8 @@ def test_outcomes_become_cells() -> None:
 
 
 def test_every_check_is_a_test() -> None:
-    source = "".join(path.read_text() for path in HERE.glob("test_famil*.py"))
+    files = [*HERE.glob("test_famil*.py"), HERE / "test_sharing.py"]
+    source = "".join(path.read_text() for path in files)
     for tests in matrix.CHECKS.values():
         for name in tests:
             assert f"def {name}(loaded: Loaded" in source or f"def {name}(\n    loaded: Loaded" in source, name

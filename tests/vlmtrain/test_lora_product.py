@@ -160,4 +160,4 @@ def test_a_run_says_why_not(model_folder: Callable[[str], Path], tmp_path: Path,
     assert isinstance(job, Job)
     MAKE["sft"](job)
     said = re.sub(r"\s+", " ", capsys.readouterr().err)
-    assert "LoRA's product is computed apart, as peft does it: with lora_dropout it sees less than the base" in said
+    assert "LoRA's product is peft's own: with lora_dropout it sees less than the base" in said

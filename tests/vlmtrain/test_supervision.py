@@ -102,11 +102,12 @@ def trainer_for(folder: Path, made: list[dict[str, Any]], base: Path, **options:
 
 
 def plain_batch(trainer: Any) -> dict[str, Any]:
-    """All rows as plain transformers takes them, none folded."""
+    """All rows as plain transformers takes them, none folded, all read."""
     collate = trainer.data_collator.collate
-    share, collate.share = collate.share, None
+    before = collate.share, collate.reads
+    collate.share, collate.reads = None, False
     batch: dict[str, Any] = collate(list(trainer.train_dataset))
-    collate.share = share
+    collate.share, collate.reads = before
     return batch
 
 
