@@ -40,7 +40,8 @@ __all__ = ["Trainer", "begin", "make_trainer", "train"]
 
 # Keys all methods share that say nothing about pictures without text.
 _IDLE = (
-    "max_image_tokens", "group_by_length", "compact_head", "share_features", "cache_vision", "cache_vision_gb"
+    "max_image_tokens", "group_by_length", "compact_head", "share_features", "skip_unread", "cache_vision",
+    "cache_vision_gb",
 )  # fmt: skip
 TOP = 5
 

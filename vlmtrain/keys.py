@@ -154,7 +154,6 @@ class Adapter:
     lora_last_layers: int | None = _key(None, "only the last so many blocks get an adapter; unset: all", least=1)
     modules_to_save: tuple[str, ...] = _key((), "modules trained in full and saved with the adapter")
     bias: str = _key("none", "which biases are trained", among=("none", "all", "lora_only"))
-    fused_lora: bool = _key(True, "LoRA's product is added where the base's is computed; tuner=lora, no dropout")
     rslora: bool = _key(False, "scale is alpha / sqrt(r)")
 
 
@@ -182,6 +181,7 @@ class Training:
     seed: int = _key(0, "of initial adapter weights, dropout and row order", least=0, most=2**32 - 1)
     group_by_length: bool = _key(True, "rows of like length share a batch")
     compact_head: bool = _key(True, "project answer tokens only through the LM head")
+    fused_lora: bool = _key(True, "LoRA's product is added where the base's is computed; plain LoRA without dropout")
     skip_unread: bool = _key(True, "sft, dpo: the last layer computes what is read: answers, keys and values of others")
     share_features: bool = _key(True, "a frozen vision tower sees each image once per step, without a graph")
     cache_vision: str = _key("off", "keep what a frozen tower gives, for all epochs", among=("off", "ram", "disk"))

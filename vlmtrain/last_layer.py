@@ -88,7 +88,8 @@ def read_where_learned(net: Any, family: Family) -> None:
     def remember(module: Any, args: tuple[torch.Tensor, ...]) -> None:
         shapes[module] = args[0].shape[:-1]
 
-    layer.register_forward_pre_hook(begin, with_kwargs=True)
+    # Hooks of the layer itself stand outside its checkpoint: a recomputation would find the places of a later forward.
+    layer.self_attn.register_forward_pre_hook(begin, with_kwargs=True)
     for name in _PARTS:
         part = layer.get_submodule(name)
         part.register_forward_pre_hook(remember)
@@ -104,7 +105,11 @@ def skip_unread(trainer: Any, job: Job) -> None:
         job: what it was made from.
     """
     settings, family = job.config.training, job.loaded.family
-    if job.config.method not in ("sft", "dpo") or not settings.skip_unread:
+    if job.config.method not in ("sft", "dpo"):
+        if "skip_unread" in job.config.asked:
+            job.reporter.say(f"skip_unread is for sft and dpo: {job.config.method} computes every layer whole")
+        return
+    if not settings.skip_unread:
         return
     reason = None
     if trainer.is_sharded:
@@ -120,7 +125,10 @@ def skip_unread(trainer: Any, job: Job) -> None:
     read_where_learned(trainer.net, family)
     if getattr(trainer, "ref_model", None) is not None:
         read_where_learned(trainer.accelerator.unwrap_model(trainer.ref_model), family)
-    trainer.data_collator.collate.reads = True
+    collator = trainer.data_collator.collate
+    collator.reads = True
+    if spoiled := getattr(collator, "spoiled", None):
+        spoiled.reads = True
 
 
 def _last(net: Any, family: Family) -> Any:

@@ -60,9 +60,10 @@ def fuse(net: Any) -> int:
         net: a model with a peft adapter in it; names of its modules and weights stay.
     """
     layers = [layer for layer in net.modules() if type(layer) is Linear and type(layer.base_layer) is torch.nn.Linear]
-    for layer in layers:
+    plain = [layer for layer in layers if not layer.lora_variant]
+    for layer in plain:
         layer.forward = types.MethodType(_forward, layer)
-    return len(layers)
+    return len(plain)
 
 
 def fuse_products(trainer: Any, job: Job) -> None:
@@ -72,13 +73,20 @@ def fuse_products(trainer: Any, job: Job) -> None:
         trainer: behind ``TrainerSeam``.
         job: what it was made from.
     """
-    settings = job.config.lora
-    if not settings.fused_lora or settings.tuner != "lora":
+    settings = job.config.training
+    adapter = getattr(trainer.model, "peft_config", {}).get("default")
+    if not settings.fused_lora or (adapter is None and "fused_lora" not in job.config.asked):
         return
     reason = None
-    if trainer.is_sharded:
+    types_differ = job.device == "cpu" and job.loaded.model.dtype != torch.float32
+    if adapter is None or adapter.peft_type != "LORA":
+        # Other tuners have no product of that kind: no news, unless it was asked for.
+        reason = "there is no LoRA" if "fused_lora" in job.config.asked else None
+    elif types_differ:
+        reason = "base and adapter differ in type, without autocast"
+    elif trainer.is_sharded:
         reason = "processes hold the weights in parts"
-    elif job.config.training.compile:
+    elif settings.compile:
         reason = "what is compiled is fused anyway"
     elif any(getattr(module, "p", 0.0) for name, module in trainer.model.named_modules() if ".lora_dropout." in name):
         reason = "with lora_dropout it sees less than the base"
@@ -99,7 +107,7 @@ def _forward(layer: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Te
     with torch.autocast(x.device.type, enabled=False):
         rows = x.to(kind).reshape(-1, x.shape[-1])
         result: torch.Tensor = _Product.apply(rows, base.weight.to(kind), bias, down.to(kind), up.to(kind), scale)
-    return result.view(*x.shape[:-1], -1)
+    return result.view(*x.shape[:-1], result.shape[-1])
 
 
 def _weights(layer: Any, x: torch.Tensor) -> tuple[torch.dtype, torch.Tensor, torch.Tensor, float] | None:

@@ -127,9 +127,11 @@ def make_trainer(job: Job) -> Trainer:
         )
         attach(trainer, job)
     beginnings, packs = supervision.share_prefix, supervision.packing
+    if not (beginnings or packs):
+        return trainer
     if supervision.neftune_noise_alpha:
         job.reporter.say("rows are padded and share nothing: NEFTune's noise depends on the length of a row of its own")
-    elif beginnings or packs:
+    else:
         collator.share = share(trainer, job, beginnings=beginnings, packs=packs)
     return trainer
 

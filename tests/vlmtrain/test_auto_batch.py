@@ -85,7 +85,9 @@ def weights(run: RunResult) -> dict[str, torch.Tensor]:
     return load_file(run.out / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize(("method", "rows_of_a_pair"), [("sft", 1), ("dpo", 2), ("kto", 2)])
+@pytest.mark.parametrize(
+    ("method", "rows_of_a_pair"), [("sft", 1), ("dpo", 2), pytest.param("kto", 2, marks=pytest.mark.slow)]
+)
 def test_the_result_is_that_of_the_batch_that_was_found(
     method: str, rows_of_a_pair: int, data: dict[str, Path], base: Path, tmp_path: Path, device: Any
 ) -> None:

@@ -201,7 +201,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": HERE}
 
 
-@pytest.mark.parametrize("share", [0.5, 0.9])
+@pytest.mark.parametrize("share", [0.5, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_a_full_disk(finished: tuple[Path, Path, dict[str, Any]], tmp_path: Path, share: float) -> None:
     """A file may not grow beyond what the optimizer's state, or the adapter, needs: as when the disk is full."""
     data, whole, options = finished

@@ -50,7 +50,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "idefics3"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", pytest.param("idefics3", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("start", ["base", "sft"])
 def test_every_way_is_the_same_training(
     family: str, start: str, bases: dict[str, Path], tuned: dict[str, Path], data: Path, tmp_path: Path

@@ -109,6 +109,7 @@ def test_any_text_survives_the_tokenizer(fresh) -> None:
     assert processor.tokenizer.decode(ids) == text
 
 
+@pytest.mark.slow
 def test_the_program_makes_a_model(tmp_path: Path) -> None:
     out = tmp_path / "model"
     small = ["--scenes", "64", "--warmup-steps", "1", "--steps", "1", "--batch-size", "4", "--threads", "1"]
