@@ -22,6 +22,7 @@ from vlmdata.errors import ConfigError, DataError, choices
 from vlmtrain import classifiers
 from vlmtrain.arguments import arguments
 from vlmtrain.auto_batch import attempts
+from vlmtrain.checkpoints import writable
 from vlmtrain.config import Config
 from vlmtrain.data import Opened, hold_out
 from vlmtrain.head_features import obstacle, use_features
@@ -207,7 +208,8 @@ def _compute_once(trainer: Trainer, job: Job) -> None:
     config, settings = job.config, job.config.classification
     assert settings is not None
     if settings.cache_features and _sees_rows_again(job):
-        (_cache_features if settings.head_only else use_activations)(trainer, job)
+        with writable(job.folder.path):
+            (_cache_features if settings.head_only else use_activations)(trainer, job)
     elif config.asked & {"cache_in", "cache_gb"}:
         job.reporter.say("activations are not kept: each picture is seen once")
     elif settings.cache_features and config.lora.lora_last_layers and settings.augment != "none":

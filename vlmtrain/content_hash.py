@@ -37,7 +37,9 @@ def cache_folder() -> Path:
     named = os.environ.get(CACHE)
     if named:
         return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlmtrain"
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The specification of these folders has relative ones ignored.
+    return (given if given.is_absolute() else Path.home() / ".cache") / "vlmtrain"
 
 
 def folder_of(source: str) -> Path:

@@ -92,7 +92,9 @@ class Feeding:
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[Any, Any]:
         """The batches of an optimizer step, and by how many labels the loss is divided; None where there are none."""
-        first = next(epoch_iterator, None)
+        state = self.state  # type: ignore[attr-defined]
+        # A run that was killed behind its last step has none left, though its epoch is not over.
+        first = next(epoch_iterator, None) if state.global_step < state.max_steps else None
         if first is None:
             return [], None
         batches = InTurn(first, epoch_iterator, num_batches)

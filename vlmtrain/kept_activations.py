@@ -41,7 +41,7 @@ __all__ = ["KEPT", "KeptCollator", "KeptRows", "Shelf", "check", "use_activation
 KEPT = "kept"
 """Key of a batch: (place in the batch, place on the shelf) of each row whose pixels are not wanted."""
 _GIB = 2**30
-_VALUES = "values"
+_VALUES, _MARKS = "values", "marks"
 # A process that is killed loses no more than that of a file.
 _WRITE = 2**28
 
@@ -73,7 +73,7 @@ class Shelf:
         self.file = folder / _VALUES
         flat = torch.from_file(str(self.file), shared=True, size=rows * math.prod(shape), dtype=dtype)
         self.values = flat.view(rows, *shape)
-        self.marks = torch.from_file(str(folder / "marks"), shared=True, size=rows, dtype=torch.int64)
+        self.marks = torch.from_file(str(folder / _MARKS), shared=True, size=rows, dtype=torch.int64)
 
     def put(self, places: Sequence[int], found: torch.Tensor, labels: torch.Tensor) -> None:
         """Keep what was computed of rows; those of a file are marked when they are written."""
@@ -268,22 +268,24 @@ def _there(folder: Path, checkpoints: Path) -> tuple[int, int]:
 
 
 def _reserve(folder: Path, rows: int, size: int) -> None:
-    """The file of values, at its full size: a disk that fills up later would end the process without a word.
+    """The files of values and marks, at their full size: a disk that fills up later would end the process wordless.
 
     Raises:
-        ConfigError: it does not fit.
+        ConfigError: they do not fit.
     """
     file = folder / _VALUES
-    if file.is_file() and file.stat().st_size != rows * size:
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with file.open("ab") as handle:
-        try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(handle.fileno(), 0, rows * size)
-        except OSError as error:
-            why = f"{file}: {error.strerror}, expected room for {rows * size / _GIB:.2f} GiB"
-            raise ConfigError(f"{why}: give less by cache_gb, or cache_in=ram") from error
+    try:
+        if file.is_file() and file.stat().st_size != rows * size:
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, wanted in ((_VALUES, rows * size), (_MARKS, rows * 8)):
+            with (folder / name).open("ab") as handle:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(handle.fileno(), 0, wanted)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        why = f"{file}: {error.strerror}, expected room for {rows * size / 2**20:,.1f} MiB"
+        raise ConfigError(f"{why}: give less by cache_gb, or cache_in=ram") from error
 
 
 def _fill(

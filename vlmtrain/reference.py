@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from vlmdata.atomic import write_json
 from vlmtrain import distributed
+from vlmtrain.checkpoints import writable
 from vlmtrain.job import Job
 from vlmtrain.reference_cache import Figures, Journal, Shared, by_batch, describe, open_shared, row_keys, together
 from vlmtrain.runs import FREE
@@ -57,6 +58,11 @@ def precompute(trainer: Any, job: Job) -> dict[int, tuple[float, ...]]:
     Returns:
         Row number -> the row's figures, in the order of ``reference_columns``.
     """
+    with writable(job.folder.path):
+        return _precomputed(trainer, job)
+
+
+def _precomputed(trainer: Any, job: Job) -> dict[int, tuple[float, ...]]:
     file = job.folder.checkpoints / "reference.json"
     given = [rows for rows in (job.rows, job.eval_rows) if rows is not None]
     config = {key: value for key, value in job.identity["config"].items() if key not in FREE}
@@ -86,7 +92,11 @@ def precompute(trainer: Any, job: Job) -> dict[int, tuple[float, ...]]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    """A file of this run; one that is missing or damaged says nothing."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def _part(rows: Dataset, training: bool, size: int) -> _Part:
@@ -128,10 +138,7 @@ def _open(trainer: Any, job: Job, parts: Sequence[_Part]) -> Shared | None:
 def _start(job: Job, folder: Path, key: str, parts: Sequence[_Part], shared: Shared | None) -> tuple[Figures, Figures]:
     """Figures by row number: those that other runs left, and those that this run had computed before it was killed."""
     plan = folder / "found.json"
-    try:
-        before = _read(plan)
-    except ValueError:
-        before = {}
+    before = _read(plan)
     total = sum(len(part.rows) for part in parts)
     if before.get("key") == key:
         found: Figures = {row: tuple(figures) for row, figures in before["found"].items()}

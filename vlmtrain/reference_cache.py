@@ -17,6 +17,7 @@ any number of runs may write, and one that is killed loses the batch it was at. 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -121,16 +122,18 @@ class Shared:
         try:
             known, damaged = self.journal.read()
             if damaged:
-                self.say(f"reference {damaged:,} damaged lines were left out: their rows are computed again")
+                self.say(f"reference lines that are damaged: {damaged:,}; their rows are computed again")
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / "about.json").is_file():
                 write_json(self.folder / "about.json", self.about)
             # The time of its last use.
             os.utime(self.folder)
-            _make_room(self.folder)
         except (OSError, ValueError) as error:
             self._fail(error)
             return {}
+        # Another run may take away what is looked at here.
+        with contextlib.suppress(OSError):
+            _make_room(self.folder)
         return {key: known[key] for key in keys if key in known}
 
     def add(self, figures: Mapping[str, Sequence[float]]) -> None:
@@ -145,7 +148,7 @@ class Shared:
     def _fail(self, error: Exception) -> None:
         self.works = False
         why = error.strerror if isinstance(error, OSError) else error
-        self.say(f"{_NOT_KEPT}: {why}")
+        self.say(f"{_NOT_KEPT}: {self.folder}: {why}")
 
 
 def check(config: Config) -> None:

@@ -257,6 +257,13 @@ def test_data_without_a_tokenizer(data: dict[str, Path]) -> None:
     assert 5 < found.visual.percentiles["text"][50] < 60
 
 
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_kto_on_a_gpu(models: dict[str, Path], checkpointing: bool) -> None:
+    """Its mismatched answers are cast without a graph, before the others are cast with one."""
+    found = plan("kto", model=str(models["llava"]), gradient_checkpointing=checkpointing, advice=False)
+    assert found.memory.items["activations"] > 0 and found.device == "cuda"
+
+
 def test_knobs_and_cards(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each knob's figure is that of a plan with it; the cards here are as small as the model."""
     options: dict[str, Any] = {"model": str(models["qwen2_vl"]), "batch_size": 4, "gradient_checkpointing": False}

@@ -312,7 +312,7 @@ def test_damaged_lines_are_noticed(
     capsys.readouterr()
     assert ask(data, progress=True) == first, "computed in the batch it was computed in"
     assert asked.since() == 4
-    assert "reference 1 damaged lines were left out: their rows are computed again" in capsys.readouterr().err
+    assert "reference lines that are damaged: 1; their rows are computed again" in capsys.readouterr().err
     ask(data, progress=True)
     assert asked.since() == 0 and "damaged" not in capsys.readouterr().err
     file.write_bytes(os.urandom(4096))
@@ -325,7 +325,8 @@ def test_without_a_place_a_run_goes_on(
     (tmp_path / "file").touch()
     monkeypatch.setenv(content_hash.CACHE, str(tmp_path / "file" / "cache"))
     assert len(ask(data, progress=True)) == 19
-    assert "reference log-probabilities are not kept for other runs: Not a directory" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "reference log-probabilities are not kept for other runs" in said and "Not a directory" in said
     assert asked.since() == 19
 
 

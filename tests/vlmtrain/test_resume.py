@@ -144,3 +144,17 @@ def test_resume_goes_on_with_the_same_thing_only(killed: Killed, tmp_path: Path)
 def test_an_unfinished_run_is_no_adapter(killed: Killed, base: Path) -> None:
     with pytest.raises(MissingError, match="never finished: use --resume"):
         load(str(base), killed[2])
+
+
+def test_a_run_killed_behind_its_last_step_takes_none_more(base: Path, tmp_path: Path) -> None:
+    """In the middle of an epoch, where max_steps ends it."""
+    data = rows.write(tmp_path / "data", rows.colours(12))
+    options = {**OPTIONS, "model": str(base), "max_steps": 2, "schedule": "constant", "batch_size": 2}
+    whole = sft.train(data, tmp_path / "whole", **options)
+    cut = tmp_path / "cut"
+    shutil.copytree(whole.out, cut)
+    (cut / "vlmtrain.json").unlink()
+    resumed = sft.train(data, cut, resume=True, **options)
+    assert resumed.metrics["steps"] == 2
+    a, b = (load_file(out / "adapter_model.safetensors") for out in (whole.out, cut))
+    assert all(torch.equal(value, b[key]) for key, value in a.items())

@@ -118,7 +118,8 @@ class Emulation(TorchFunctionMode):
             return value
         if value.dtype == kind:
             return value
-        if self._casts is None or not (value.requires_grad and value.is_leaf):
+        # What is cast without a graph is no use to a forward that has one.
+        if self._casts is None or not torch.is_grad_enabled() or not (value.requires_grad and value.is_leaf):
             return value.to(kind)
         if id(value) not in self._casts:
             self._casts[id(value)] = value.to(kind)
