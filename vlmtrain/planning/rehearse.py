@@ -2,7 +2,7 @@
 
 What is built is what ``vlmtrain`` would load: the family's model, peft's adapter on the layers the keys choose, TRL's
 fused LM head, gradient checkpointing, the frozen tower's shared features. What is left out is small or not a tensor:
-the CUDA context, fragmentation, cuDNN's and cuBLAS's workspaces.
+the CUDA context, fragmentation, cuDNN's and cuBLAS's workspaces, and what ``skip_unread`` and ``fused_lora`` save.
 """
 
 from __future__ import annotations
