@@ -38,7 +38,7 @@ lint: setup ## ruff and mypy
 bench: setup ## training and evaluation against TRL and transformers, same work, ratios
 	$(BIN)/python -m benchmarks.train --runs 1
 	$(BIN)/python -m benchmarks.steps --runs 1 --steps 1
-	$(BIN)/python -m benchmarks.cached --runs 1
+	$(BIN)/python -m benchmarks.cached --runs 1 --pictures 64
 	$(BIN)/python -m benchmarks.ask --runs 1
 
 bench-gpu: setup ## training and evaluation at the shapes of real models; needs a GPU

@@ -1,11 +1,10 @@
-"""What is kept of a frozen tower, against computing it in every epoch: ``python -m benchmarks.cached``.
+"""What is kept of a classifier's frozen layers, against computing it in every epoch: ``python -m benchmarks.cached``.
 
-- A step of SFT in a later epoch, on features that are kept, against TRL's (``benchmarks.steps``).
-- A classifier, five epochs without augmentation, as a whole run: from opening the data to the written weights. Once
-  its head alone is trained, once that and LoRA on its last two blocks. Against transformers' Trainer, with peft, on the
-  same model (ViT of 12 layers of 384, random), rows, order, batches and first weights, with all else frozen. Each run
-  is a process of its own, imports are not counted; ways take turns, ratios are of processor time, of runs that follow
-  each other.
+Five epochs without augmentation, as a whole run: from opening the data to the written weights. Once the head alone is
+trained, once that and LoRA on the last two blocks. Against transformers' Trainer, with peft, on the same model (ViT of
+12 layers of 384, random), rows, order, batches and first weights, with all else frozen. Each run is a process of its
+own, imports are not counted; ways take turns, ratios are of processor time, of runs that follow each other. What SFT
+keeps of a vision tower is in ``benchmarks.steps``.
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-from benchmarks import steps
 
 __all__ = ["main"]
 
@@ -40,7 +37,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=128, help="that the classifier is trained on")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--json", type=Path, help="where to write all figures")
-    parser.add_argument("--only", choices=("steps", *WORKS), help="one of the comparisons")
+    parser.add_argument("--only", choices=tuple(WORKS), help="one of the comparisons")
     parser.add_argument("--work", nargs=3, metavar=("WORK", "WAY", "FOLDER"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
@@ -50,12 +47,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        if given.only in (None, "steps"):
-            steps.prepare(place, steps.SIDE)
-            found = {work: steps.take_turns(work, place, given.runs, 2, given.threads) for work in steps.KEPT}
-            steps.table(found)
-        if given.only != "steps":
-            _prepare(place, given.pictures)
+        _prepare(place, given.pictures)
         for work in WORKS:
             if given.only in (None, work):
                 found[work] = _take_turns(work, place, given.runs, given.threads)

@@ -12,7 +12,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import loopback
 import pytest
 from loopback import LIMITS, Loopback, answers, api, item, questions, said
 from PIL import Image
@@ -272,11 +271,18 @@ except KeyboardInterrupt:
 
 
 def test_an_interruption_ends_it_and_loses_no_answer() -> None:
-    with Loopback(lambda body, number: said() if number <= 12 else loopback.hang) as there:
+    ended = threading.Event()
+
+    def hang(handler: Any) -> None:
+        ended.wait(60)
+        handler.close_connection = True
+
+    with Loopback(lambda body, number: said() if number <= 12 else hang) as there:
         run = subprocess.Popen([sys.executable, "-c", INTERRUPTED, there.url], stdout=subprocess.PIPE, text=True)
         assert run.stdout is not None and run.stdout.readline() == "ready\n"
         run.send_signal(2)
-        out, _ = run.communicate(timeout=4)  # well below the 5 seconds the requests in flight would take
+        out, _ = run.communicate(timeout=50)  # the requests in flight are not answered before
+        ended.set()
     assert run.returncode == 0
     kept = sorted(int(word) for word in out.split()[out.split().index("kept") + 1 :])
     # The first twelve that came were answered; which these are, the four that ask at once decide.

@@ -218,7 +218,7 @@ def test_the_command(runs: list[Path], tmp_path: Path) -> None:
     result = command(*runs, *names, *flags)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
     head = lines[0].split()
     assert head == ["AMBER", "base", "SFT", "SFT+DPO"]
     labels = [line.split()[0] for line in lines[2:10]]

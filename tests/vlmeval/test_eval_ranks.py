@@ -122,7 +122,7 @@ def test_real_answers_are_those_of_one_process(world: Path, tiny: Path, tmp_path
 def test_ctrl_c_says_how_to_go_on(world: Path, tmp_path: Path) -> None:
     out = tmp_path / "e"
     command = [sys.executable, str(SCRIPT), *map(str, amber(world, out))]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "SLOW": "0.3"})
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "SLOW": "2"})
     deadline = time.monotonic() + 60
     while not (out / "responses.jsonl").is_file() or not ids(out / "responses.jsonl"):
         assert time.monotonic() < deadline and run.poll() is None
