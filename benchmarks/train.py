@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.counting import count
+from benchmarks.trainers import NOTHING_KNOWN
 
 WAYS = ("vlmtrain", "trl", "trl-compact")
 METHODS = ("sft", "dpo")
@@ -127,6 +128,7 @@ def _ours(method: str, data: Path, out: Path, way: str) -> tuple[Callable[[], An
     from vlmtrain.training import begin, run
 
     options = {"model": "vlmtrain:tiny", "batch_size": BATCH, "learning_rate": 0.0, "lora_r": LORA_R}
+    options |= NOTHING_KNOWN[method]
     job = begin(
         method, data=[data], out=out, progress=False, sets=["logging_steps=1", "save_steps=100000"], options=options
     )

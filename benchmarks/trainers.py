@@ -8,7 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["gpu_path", "ours", "same_weights", "theirs"]
+__all__ = ["NOTHING_KNOWN", "gpu_path", "ours", "same_weights", "theirs"]
+
+
+# What an earlier run left is not to be found.
+NOTHING_KNOWN: dict[str, dict[str, Any]] = {"sft": {}, "dpo": {"reference_cache": False}}
 
 
 @contextlib.contextmanager
@@ -39,7 +43,7 @@ def ours(
     """
     from vlmtrain.training import begin
 
-    given = {"model": str(model), **options}
+    given = {"model": str(model), **NOTHING_KNOWN[method], **options}
     job = begin(method, data=[data], out=out / "run", progress=False, sets=sets, options=given)
     return importlib.import_module(f"vlmtrain.{method}").make_trainer(job)
 
