@@ -107,7 +107,7 @@ def folded_inputs(net: Any, family: Family, inputs: Mapping[str, Any], sharing: 
         ``unfold`` ``[R, T]``. Of flat ones G is 1, the mask is empty and ``branches`` takes its place. What
         ``vlmtrain.last_layer`` says of rows is handed on, folded or not.
     """
-    read = {key: sharing[key] for key in ("read",) if key in sharing}
+    read = {"read": sharing["read"]} if "read" in sharing else {}
     if "fold" not in sharing:
         return read
     index = sharing["fold"]
@@ -146,7 +146,8 @@ def unfold_outputs(net: Any) -> None:
         waiting.clear()
         if sharing is not None:
             kwargs |= {key: value for key, value in sharing.items() if key != "unfold"}
-            waiting.extend(sharing[key] for key in ("unfold",) if key in sharing)
+            if "unfold" in sharing:
+                waiting.append(sharing["unfold"])
         return args, kwargs
 
     def after(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

@@ -69,12 +69,16 @@ def read_where_learned(net: Any, family: Family) -> None:
     assert layer is not None
     unfold_outputs(net)
     index: list[torch.Tensor] = []
+    shapes: dict[Any, torch.Size] = {}
 
     def begin(module: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
         index[:] = [kwargs["read"]] if kwargs.get("read") is not None else []
 
     def take(module: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
-        return (args[0].flatten(0, -2)[index[0]][None], *args[1:]) if index else None
+        if not index:
+            return None
+        shapes[module] = args[0].shape[:-1]
+        return args[0].flatten(0, -2)[index[0]][None], *args[1:]
 
     def put_back(module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
         if not index:
@@ -83,16 +87,10 @@ def read_where_learned(net: Any, family: Family) -> None:
         whole = output.new_zeros(math.prod(shape), output.shape[-1]).index_copy_(0, index[0], output[0])
         return whole.view(*shape, -1)
 
-    shapes: dict[Any, torch.Size] = {}
-
-    def remember(module: Any, args: tuple[torch.Tensor, ...]) -> None:
-        shapes[module] = args[0].shape[:-1]
-
     # Hooks of the layer itself stand outside its checkpoint: a recomputation would find the places of a later forward.
     layer.self_attn.register_forward_pre_hook(begin, with_kwargs=True)
     for name in _PARTS:
         part = layer.get_submodule(name)
-        part.register_forward_pre_hook(remember)
         part.register_forward_pre_hook(take)
         part.register_forward_hook(put_back)
 
