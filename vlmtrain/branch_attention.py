@@ -1,9 +1,10 @@
-"""Attention on folded rows laid end to end: the common part and each branch apart, nothing computed that no token sees.
+"""Attention on folded rows laid end to end: the common part apart from its branches, and no row with another.
 
 A mask over the whole of a folded row (``vlmtrain.sharing.segment_mask``) is right for any attention that takes one, but
 most of what it covers is hidden: other rows, and all that comes later. Here each group of rows is cut into its common
-part, plain causal attention, and its branches, which attend to the common part and to themselves. Both are computed by
-transformers' own sdpa function, so that scaling, dropout and grouped heads are its.
+part, plain causal attention, and its branches, which attend to the common part and to themselves: short ones together,
+long ones each by itself. All of it is computed by transformers' own sdpa function, so that scaling, dropout and grouped
+heads are its.
 """
 
 from __future__ import annotations
