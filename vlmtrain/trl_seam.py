@@ -86,16 +86,18 @@ def booked_lm_head(label: Callable[[], contextlib.AbstractContextManager[None]],
     import trl.kernels.chunked_logprob as kernel
     import trl.trainer.utils as trl_utils
 
-    class Labelled(kernel.ChunkedLogProbFunction):
+    head: Any = kernel.ChunkedLogProbFunction if kernels else trl_utils._ChunkedLogProbFunction
+
+    class Labelled(head):
         @staticmethod
         def forward(*args: Any) -> Any:
             with label():
-                return kernel.ChunkedLogProbFunction.forward(*args)
+                return head.forward(*args)
 
         @staticmethod
         def backward(*args: Any) -> Any:
             with label():
-                return kernel.ChunkedLogProbFunction.backward(*args)
+                return head.backward(*args)
 
     def folded(*args: Any, **kwargs: Any) -> None:
         """What a kernel leaves behind."""

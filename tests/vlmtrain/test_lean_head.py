@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import trl.kernels.chunked_logprob as kernels
+import trl.trainer.utils as trl_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,16 +19,16 @@ from vlmtrain.trl_seam import compact_lm_head
 OUTPUTS = st.sets(st.sampled_from(kernels.OPTIONAL_OUTPUTS)).map(lambda names: ("log_probs", *sorted(names)))
 
 
-def found(way: Any, hidden: torch.Tensor, *given: Any, entropy: bool = False) -> list[torch.Tensor]:
-    hidden = hidden.clone().requires_grad_()
+def found(way: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: Any, *given: Any, entropy: bool = False) -> Any:
+    """Gradients of hidden states, weight and bias, and all figures."""
+    learned = [value.clone().requires_grad_() for value in (hidden, weight, bias) if value is not None]
     with way():
-        results = kernels.ChunkedLogProbFunction.apply(hidden, *given)
+        results = trl_utils._ChunkedLogProbFunction.apply(*learned, *([None] if bias is None else []), *given)
         loss = (results[0] * torch.linspace(-1, 1, len(hidden))).sum()
         if entropy:
             loss = loss + results[1].square().sum()
         loss.backward()
-    assert hidden.grad is not None
-    return [hidden.grad, *(result for result in results if result is not None)]
+    return [value.grad for value in learned] + [result for result in results if result is not None]
 
 
 @settings(max_examples=50, deadline=None)
@@ -88,10 +89,34 @@ def test_no_tile_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made
 
 
+@pytest.mark.parametrize(
+    ("chunk", "dtype", "projections"), [(40, torch.float32, 1), (20, torch.float32, 4), (40, torch.bfloat16, 2)]
+)
+def test_one_tile_is_projected_once(chunk: int, dtype: torch.dtype, projections: int) -> None:
+    """The backward has what the forward has kept; of two tiles, and in fewer bits, it projects again."""
+    hidden, weight = torch.randn(5, 4, dtype=dtype, requires_grad=True), torch.randn(40, 4, dtype=dtype)
+    made: list[torch.Size] = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if func.overloadpacket is torch.ops.aten.mm:
+                made.append(result.shape)
+            return result
+
+    with compact_lm_head(), Watch():
+        figures = trl_utils._ChunkedLogProbFunction.apply(hidden, weight, None, torch.arange(5), 1.0, chunk)
+        figures[0].sum().backward()
+    assert made.count(torch.Size([5, chunk])) == projections
+
+
 def test_it_is_put_back() -> None:
-    before = kernels._forward_tile, kernels._backward_tile
+    def patched() -> tuple[Any, ...]:
+        return kernels._forward_tile, kernels._backward_tile, trl_utils._ChunkedLogProbFunction
+
+    before = patched()
     with compact_lm_head():
-        assert kernels._forward_tile is lean_head._forward_tile
-    assert (kernels._forward_tile, kernels._backward_tile) == before
+        assert patched() == (lean_head._forward_tile, lean_head._backward_tile, lean_head._OneTile)
+    assert patched() == before
     with compact_lm_head(False):
-        assert (kernels._forward_tile, kernels._backward_tile) == before
+        assert patched() == before
