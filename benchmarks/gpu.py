@@ -15,7 +15,8 @@ language model; nothing is downloaded. For one NVIDIA GPU of 40 GB or more; afte
 
 Every side of every work is a process of its own, sides take turns, medians of steps are shown and ratios of runs that
 follow each other. What fails or does not fit into memory is shown as such, the others go on. The JSON file is written
-after each process. Utilisation is what a step needs (``benchmarks.gpu_flops``) by what the GPU does in large products.
+after each process. Utilisation is what a step needs (``benchmarks.gpu_flops``) by what the GPU does in large products;
+without their rate it is not measured, and the rest is.
 """
 
 from __future__ import annotations
@@ -56,15 +57,29 @@ def main() -> None:
     found: dict[str, Any] = {"about": _about(given), "models": {}, "works": []}
     with tempfile.TemporaryDirectory(dir=given.tmp, prefix="vlm-gpu-") as folder:
         runner = _Runner(Path(folder), given)
-        found["about"] |= runner.do(_setting(given, "rate", given.models[0]))
-        if "rate" in found["about"]:
-            for model in given.models:
-                _measure(model, runner, given, found)
+        rate = runner.do(_setting(given, "rate", given.models[0]))
+        if "error" in rate:
+            rate["rate_error"] = rate.pop("error")
+        found["about"] |= rate
+        _write(given, found)
+        for model in given.models:
+            _measure(model, runner, given, found)
     show(found)
-    # Neither memory nor --minutes is a fault.
+    if faults := _faults(found):
+        sys.exit(faults)
+
+
+def _faults(found: dict[str, Any]) -> str:
+    """What did not run; neither memory nor --minutes is a fault."""
     broken = [entry for entry in found["works"] if not entry.get("error", "out of").startswith("out of")]
-    if broken or "error" in found["about"]:
-        sys.exit(f"{len(broken)} of {len(found['works'])} did not run: {found['about'].get('error', 'see above')}")
+    said = [f"{len(broken)} of {len(found['works'])} did not run, see above"] if broken else []
+    why = found["about"].get("rate_error", "out of")
+    return "; ".join(said if why.startswith("out of") else [*said, f"the rate of large products: {why}"])
+
+
+def _write(given: argparse.Namespace, found: dict[str, Any]) -> None:
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:
@@ -165,8 +180,7 @@ def _measure(model: str, runner: _Runner, given: argparse.Namespace, found: dict
             else:
                 entry |= runner.do(_setting(given, work, model, side, folder))
             found["works"].append(entry)
-            if given.json:
-                given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            _write(given, found)
 
 
 def _turns(given: argparse.Namespace) -> Iterator[tuple[str, int, str]]:

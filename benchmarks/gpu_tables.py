@@ -23,10 +23,14 @@ def show(found: dict[str, Any]) -> None:
 
     console = Console(width=150)
     about = found["about"]
-    if "rate" in about:
+    if "device_name" in about:
         versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
         console.print(f"{about['device_name']}, {about['dtype']}, {versions}")
+    if "rate" in about:
         console.print(f"large products: {about['rate'] / 1e12:.1f} TFLOP/s, which is 100 % below")
+    else:
+        why = about.get("rate_error", "no reason is known")
+        console.print(f"large products, which would be 100 % below: not measured: {why}", style="red", markup=False)
     works = dict.fromkeys((entry["model"], entry["work"]) for entry in found["works"])
     for model, work in works:
         sides = _sides(found["works"], model, work)
@@ -107,7 +111,7 @@ def _trained(model: str, work: str, sides: Sides, about: dict[str, Any], target:
             table.add_row(side, *["-"] * 12)
             continue
         seconds, some = statistics.median(map(step_seconds, runs)), runs[0]
-        share = [_share(some[kind], seconds, about["rate"]) for kind in ("needed", "done")]
+        share = [_share(some[kind], seconds, about.get("rate")) for kind in ("needed", "done")]
         apart = [_apart(sides[first], sides[side], kind) for kind in ("losses", "gradients")]
         table.add_row(
             side,
@@ -125,8 +129,10 @@ def _trained(model: str, work: str, sides: Sides, about: dict[str, Any], target:
     return table
 
 
-def _share(operations: float | None, seconds: float, rate: float) -> str:
-    return "-" if operations is None else f"{100 * operations / seconds / rate:.1f}"
+def _share(operations: float | None, seconds: float, rate: float | None) -> str:
+    if operations is None:
+        return "-"
+    return "not measured" if rate is None else f"{100 * operations / seconds / rate:.1f}"
 
 
 def _apart(ours: list[dict[str, Any] | None], theirs: list[dict[str, Any] | None], kind: str) -> str:

@@ -43,9 +43,7 @@ def work(setting: Setting, result: Path, log: Path) -> None:
 def _do(setting: Setting) -> dict[str, Any]:
     folder = Path(setting.folder)
     if setting.work == "rate":
-        from benchmarks.gpu_flops import matmul_rate
-
-        return {"rate": matmul_rate(setting.device, setting.dtype, SQUARE[setting.device]), **_machine(setting)}
+        return {**_machine(setting), **_rate(setting)}
     if setting.work == "make":
         return make(setting, folder)
     if setting.work == "ask":
@@ -53,6 +51,17 @@ def _do(setting: Setting) -> dict[str, Any]:
     from benchmarks.gpu_train import train
 
     return train(setting, folder)
+
+
+def _rate(setting: Setting) -> dict[str, Any]:
+    """Of large products; what the machine is stands even where they cannot be measured."""
+    from benchmarks import gpu_flops
+
+    try:
+        return {"rate": gpu_flops.matmul_rate(setting.device, setting.dtype, SQUARE[setting.device])}
+    except Exception as error:
+        traceback.print_exc()
+        return {"error": _named(error)}
 
 
 def _named(error: Exception) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from vlmtrain.job import Job
 from vlmtrain.keys import OPTIMIZERS
+from vlmtrain.recompute import recomputes
 from vlmtrain.tuning import weights_dtype
 
 __all__ = ["arguments", "optimizer_name"]
@@ -28,7 +29,6 @@ def arguments(job: Job) -> dict[str, Any]:
     if workers:
         # Workers are forked after the tokenizer was used; its threads would not survive that.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    checkpointing = t.gradient_checkpointing if t.gradient_checkpointing is not None else not cpu
     evaluate = "no" if job.eval_rows is None else "steps" if t.eval_steps else "epoch"
     return {
         "output_dir": str(job.folder.checkpoints),
@@ -47,7 +47,7 @@ def arguments(job: Job) -> dict[str, Any]:
         "adam_epsilon": t.adam_epsilon,
         "max_grad_norm": t.max_grad_norm,
         "optim": optimizer_name(t.optimizer, job.device),
-        "activation_checkpointing": checkpointing,
+        "activation_checkpointing": recomputes(t, job.device),
         "seed": t.seed,
         "use_cpu": cpu,
         "bf16": not cpu and (dtype == "bfloat16" or job.config.base.quantize != "none" or (mixed and has_bf16)),

@@ -14,7 +14,7 @@ from typing import Any
 
 from vlmdata.errors import ConfigError, MissingError
 from vlmtrain.family import Family
-from vlmtrain.quantization import check_bits, keep_layout, quantized
+from vlmtrain.quantization import check_bits, keep_layout, keep_scales, quantized
 
 __all__ = [
     "Base",
@@ -263,4 +263,5 @@ def load_base(
         raise MissingError(f"the weights of {name} lack {len(missing)} tensors, the first is {missing[0]}")
     model.config._name_or_path = recorded_name(name)
     keep_layout(model)
+    keep_scales(model)
     return model if bits else model.to(device)

@@ -28,7 +28,6 @@ from vlmtrain.data import Opened, hold_out
 from vlmtrain.head_features import obstacle, use_features
 from vlmtrain.job import Job, Opening, open_run, start
 from vlmtrain.kept_activations import Shelf, use_activations
-from vlmtrain.kept_activations import check as check_cache
 from vlmtrain.model import Loaded, load, quiet
 from vlmtrain.pixels import PassOrder, PictureCollator, Pictures, RandomView, crop_centre
 from vlmtrain.rows import order
@@ -39,11 +38,6 @@ from vlmtrain.tuning import adapter_config, weights_dtype
 
 __all__ = ["Trainer", "begin", "make_trainer", "train"]
 
-# Keys all methods share that say nothing about pictures without text.
-_IDLE = (
-    "max_image_tokens", "group_by_length", "compact_head", "share_features", "skip_unread", "cache_vision",
-    "cache_vision_gb",
-)  # fmt: skip
 TOP = 5
 
 
@@ -127,7 +121,7 @@ def begin(**given: Any) -> Job | RunResult:
     config, base, labels = opening.config, opening.config.base, opening.data.labels
     opening.reporter.unit = "images"
     assert config.classification is not None
-    _check(opening)
+    _check_classes(opening)
     loaded = load(
         base.model,
         base.adapter,
@@ -223,25 +217,8 @@ def _cache_features(trainer: Trainer, job: Job) -> None:
         use_features(trainer, job)
 
 
-def _check(opening: Opening) -> None:
-    """Refuse what would do nothing, or cannot be, for a classifier."""
-    config, data, evaluated = opening.config, opening.data, opening.eval_data
-    settings = config.classification
-    assert settings is not None
-    idle = sorted(config.given & set(_IDLE))
-    if idle:
-        raise ConfigError(f"{idle[0]} is for models that read text: an image classifier has no use for it")
-    if config.base.quantize != "none":
-        raise ConfigError(f"quantize is {config.base.quantize}: image classifiers are trained in 32 or 16 bits")
-    lora = {"tuner", "lora_r", "lora_alpha", "lora_dropout", "parts", "target_modules", "lora_last_layers"}
-    layers = sorted(config.asked & lora)
-    if settings.head_only and layers:
-        raise ConfigError(f"head_only trains the head and nothing else: leave out {', '.join(layers)}")
-    if settings.head_only and config.base.adapter:
-        raise ConfigError("head_only starts from a base; an adapter is trained further as it is")
-    check_cache(config)
-    if settings.augment == "none" and "crop_scale" in config.asked:
-        raise ConfigError("crop_scale says how augment=crop_flip crops; augment is none")
+def _check_classes(opening: Opening) -> None:
+    data, evaluated = opening.data, opening.eval_data
     if evaluated is not None and evaluated.labels != data.labels:
         strange = sorted({*evaluated.labels} ^ {*data.labels})
         what = f"not in both: {choices(strange[:3])}" if strange else "in another order"
@@ -313,8 +290,10 @@ def _arguments(job: Job) -> dict[str, Any]:
     if half == torch.float16 and job.device == "cpu":
         raise ConfigError("float16 training needs a GPU: use --dtype bfloat16 or float32")
     if args["activation_checkpointing"] and not job.loaded.model.supports_gradient_checkpointing:
-        if job.config.training.gradient_checkpointing:
-            raise ConfigError(f"{job.loaded.base} cannot recompute activations: leave gradient_checkpointing out")
+        if asked := [
+            key for key in ("gradient_checkpointing", "checkpoint_layers") if getattr(job.config.training, key)
+        ]:
+            raise ConfigError(f"{job.loaded.base} cannot recompute activations: leave {asked[0]} out")
         args["activation_checkpointing"] = False
     args |= {"bf16": half == torch.bfloat16, "fp16": half == torch.float16}
     args |= {"prediction_loss_only": False, "label_names": ["labels"]}

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vlmdata.errors import ConfigError
+from vlmtrain.parts import layers_of
 
 if TYPE_CHECKING:
     from vlmtrain.config import Config
-    from vlmtrain.family import Family
     from vlmtrain.job import Job
 
-__all__ = ["BACKEND", "check", "compile_layers", "layers_of"]
+__all__ = ["BACKEND", "check", "compile_layers"]
 
 BACKEND = "inductor"
 # A layer is compiled with a graph and without, with masks and without, in training and in evaluation ...
@@ -68,17 +68,6 @@ def compile_layers(trainer: Any, job: Job) -> None:
     for layer in layers.values():
         layer.forward = types.MethodType(found[type(layer)], layer)
     job.reporter.say(f"compile {len(layers)} layers; the first steps take longer, as does each new kind of batch")
-
-
-def layers_of(net: Any, family: Family) -> dict[str, Any]:
-    """The layers that are compiled, by name: those of the language model, of a classifier those of its tower."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    def wanted(name: str) -> bool:
-        return name.startswith(family.towers) is (family.task == "classify")
-
-    modules = net.named_modules()
-    return {n: m for n, m in modules if isinstance(m, GradientCheckpointingLayer) and wanted(n)}
 
 
 def _compiled(kind: type[Any]) -> Any:

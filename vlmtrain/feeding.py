@@ -56,8 +56,6 @@ class Feeding:
         import torch
         from torch.utils.data import DataLoader
 
-        from vlmtrain.narrow import Narrow
-
         trainer: Any = self
         args = trainer.args
         processes, batch = args.world_size, args.per_device_train_batch_size
@@ -65,7 +63,7 @@ class Feeding:
         loader = DataLoader(
             trainer.train_dataset,
             batch_sampler=Batches(self.sampler, step, batch, processes),
-            collate_fn=trainer.data_collator if self.narrow is None else Narrow(trainer.data_collator, self.narrow),
+            collate_fn=self.worker_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_num_workers > 0 and not self.workers_learn,
@@ -76,6 +74,23 @@ class Feeding:
         # accelerate refuses to leave a batch where it is for one loader alone under DeepSpeed.
         self._fed.device = None
         return self._fed
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's own, whose workers narrow pixels as those of training do."""
+        trainer: Any = self
+        plain, trainer.data_collator = trainer.data_collator, self.worker_collator
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            trainer.data_collator = plain
+
+    @property
+    def worker_collator(self) -> Any:
+        """What workers make batches with: the trainer's collator, its pixels in the precision of ``narrow``."""
+        from vlmtrain.narrow import Narrow
+
+        collate = self.data_collator  # type: ignore[attr-defined]
+        return collate if self.narrow is None else Narrow(collate, self.narrow)
 
     @property
     def workers_learn(self) -> bool:

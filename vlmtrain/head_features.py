@@ -163,7 +163,7 @@ def _batches(trainer: Any, job: Job, rows: Any) -> Any:
     loader = DataLoader(
         rows,
         batch_sampler=mine,
-        collate_fn=trainer.data_collator,
+        collate_fn=trainer.worker_collator,
         num_workers=trainer.args.dataloader_num_workers,
     )
     yield from zip(mine, loader, strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,12 @@ import torch
 from vlmdata.atomic import sha256_file, write_json
 from vlmdata.errors import ConfigError
 from vlmdata.licences import non_commercial
-from vlmtrain import compiling, distributed, feature_cache, reference_cache
 from vlmtrain import config as configs
+from vlmtrain import distributed
 from vlmtrain.adapters import adapter_file, adapter_folder, recorded_settings
 from vlmtrain.auto_batch import settled
 from vlmtrain.bad_rows import Ledger
+from vlmtrain.combinations import checked
 from vlmtrain.config import Config
 from vlmtrain.data import Opened, open_data
 from vlmtrain.hub import check_access
@@ -28,7 +28,6 @@ from vlmtrain.optimizers import available
 from vlmtrain.progress import Reporter
 from vlmtrain.runs import RunFolder, RunResult
 from vlmtrain.streaming import Fitting
-from vlmtrain.tuning import check_tuner, whole_parts
 from vlmtrain.watching.checks import check as check_watching
 
 __all__ = ["Job", "Opening", "open_run", "start"]
@@ -131,21 +130,17 @@ def open_run(
     Raises:
         VlmError: anything that cannot work.
     """
-    config = _without_precompute(configs.resolve(method, options, recipe=recipe, sets=sets))
+    config = configs.resolve(method, options, recipe=recipe, sets=sets)
     if config.base.adapter and Path(config.base.adapter).resolve() == Path(out).resolve():
         raise ConfigError(f"--out {out} is the adapter that is to be trained further: choose another folder")
     if config.training.eval_fraction and eval_data:
         raise ConfigError("--eval-data and --eval-fraction exclude each other")
-    _check_streaming(config)
-    compiling.check(config)
-    feature_cache.check(config)
-    reference_cache.check(config)
+    config = checked(config)
     distributed.begin()
     folder = distributed.first(lambda: RunFolder(out, overwrite=overwrite, resume=resume))
-    config, instead = available(whole_parts(config))
+    config, instead = available(config)
     config, asked_batch = settled(config, batch, Path(out) if resume else None)
     recorded = _recorded(config)
-    check_tuner(config)
     check_watching(config, bool(eval_data or config.training.eval_fraction))
     if config.watching.push_to_hub:
         check_access(config.watching.push_to_hub)
@@ -227,37 +222,6 @@ def _claim(
     if dropped:
         write_json(folder.path / "dropped.json", list(dropped))
     return checkpoint, folder.threads()
-
-
-def _without_precompute(config: Config) -> Config:
-    """With streaming the reference is asked live: beforehand would be one more pass over data that is not kept."""
-    if not config.rows.streaming:
-        return config
-    changed = {}
-    for name in ("preference", "unpaired"):
-        group = getattr(config, name)
-        if group is not None and group.reference == "precompute":
-            if "reference" in config.given:
-                raise ConfigError("reference=precompute goes through all rows before training: not with streaming")
-            changed[name] = dataclasses.replace(group, reference="live")
-    return dataclasses.replace(config, **changed)
-
-
-def _check_streaming(config: Config) -> None:
-    if not config.rows.streaming:
-        if "shuffle_buffer" in config.asked:
-            raise ConfigError("shuffle_buffer is for streaming=true: without it all rows are shuffled")
-        return
-    if config.training.eval_fraction:
-        raise ConfigError("--eval-fraction needs all rows at hand: with streaming, vlmdata split and --eval-data")
-    if config.supervision is not None and config.supervision.group_by_image:
-        raise ConfigError("--group-by-image needs all rows at hand: not with streaming")
-    if config.method == "classify":
-        raise ConfigError("streaming is for models that read text: vlmtrain classify keeps its rows")
-    if config.supervision and config.supervision.weight_by:
-        raise ConfigError("weight_by needs all rows at hand: leave out streaming")
-    if config.unpaired:
-        raise ConfigError("streaming is for sft and dpo: vlmtrain kto looks for each row's partner among all of them")
 
 
 def _recorded(config: Config) -> dict[str, Any]:

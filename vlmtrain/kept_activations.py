@@ -351,7 +351,7 @@ class _All(Dataset[Any]):
 
 def _read(trainer: Any, parts: Sequence[Any], batches: list[list[int]]) -> Iterator[dict[str, Any]]:
     workers = trainer.args.dataloader_num_workers if len(batches) > 1 else 0
-    collate = trainer.data_collator
+    collate = trainer.worker_collator
     # With random numbers of its own: those of the run, which dropout draws from, stay where they are.
     own = torch.Generator()
     yield from DataLoader(_All(parts), batch_sampler=batches, collate_fn=collate, num_workers=workers, generator=own)

@@ -20,9 +20,11 @@ from vlmtrain.folded import unfold_outputs
 if TYPE_CHECKING:
     from vlmtrain.family import Family
     from vlmtrain.job import Job
+    from vlmtrain.keys import Training
 
-__all__ = ["obstacle", "places", "read_where_learned", "skip_unread", "with_places"]
+__all__ = ["METHODS", "obstacle", "places", "read_where_learned", "skip_unread", "with_places"]
 
+METHODS = ("sft", "dpo")
 _PARTS = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
 
 
@@ -49,8 +51,12 @@ def with_places(batch: Mapping[str, Any], learned: torch.Tensor) -> dict[str, An
     return {**batch, "sharing": {**sharing, "read": places(learned, sharing.get("unfold"))}}
 
 
-def obstacle(net: Any, family: Family) -> str | None:
+def obstacle(net: Any, family: Family, training: Training) -> str | None:
     """Why the last layer of this model has to compute everything, in a few words; None where it has not."""
+    if training.compile:
+        return "layers are compiled as they are"
+    if not training.compact_head:
+        return "compact_head=false reads every position"
     if not family.folds:
         return "rows share nothing"
     if _last(net, family) is None:
@@ -103,21 +109,14 @@ def skip_unread(trainer: Any, job: Job) -> None:
         job: what it was made from.
     """
     settings, family = job.config.training, job.loaded.family
-    if job.config.method not in ("sft", "dpo"):
+    if job.config.method not in METHODS:
         if "skip_unread" in job.config.asked:
             job.reporter.say(f"skip_unread is for sft and dpo: {job.config.method} computes every layer whole")
         return
     if not settings.skip_unread:
         return
-    reason = None
-    if trainer.is_sharded:
-        reason = "processes hold the weights in parts"
-    elif settings.compile:
-        reason = "layers are compiled as they are"
-    elif not settings.compact_head:
-        reason = "compact_head=false reads every position"
-    reason = reason or obstacle(trainer.net, family)
-    if reason:
+    sharded = "processes hold the weights in parts" if trainer.is_sharded else None
+    if reason := sharded or obstacle(trainer.net, family, settings):
         job.reporter.say(f"the last layer computes every token: {reason}")
         return
     read_where_learned(trainer.net, family)

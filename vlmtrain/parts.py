@@ -1,13 +1,14 @@
-"""Which part of a model a module belongs to: vision, projector or language."""
+"""Which part of a model a module belongs to: vision, projector or language; and the layers of what is trained."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from vlmtrain.family import KINDS, Family
 
-__all__ = ["matched", "parts_of"]
+__all__ = ["layers_of", "matched", "parts_of"]
 
 
 def parts_of(names: Iterable[str], family: Family, modules: Sequence[str]) -> dict[str, str]:
@@ -52,3 +53,19 @@ def matched(regex: str, modules: Sequence[str]) -> list[str]:
     """The modules whose full name the expression matches as a whole."""
     pattern = re.compile(regex)
     return [name for name in modules if pattern.fullmatch(name)]
+
+
+def layers_of(net: Any, family: Family) -> dict[str, Any]:
+    """The layers of a transformers model that can recompute, in order: of its language model, else of its tower.
+
+    Args:
+        net: the model.
+        family: the model's family; one of image classifiers has a tower alone.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    def wanted(name: str) -> bool:
+        return name.startswith(family.towers) is (family.task == "classify")
+
+    modules = net.named_modules()
+    return {n: m for n, m in modules if isinstance(m, GradientCheckpointingLayer) and wanted(n)}

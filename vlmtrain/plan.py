@@ -133,7 +133,7 @@ def plan(
     if advice and device == "cuda":
         from vlmtrain.planning.advice import advise
 
-        found.cards, found.knobs = advise(config, shape, load, memory.peak, copy_base=kept, step=step)
+        found.cards, found.knobs = advise(config, shape, load, memory, copy_base=kept, step=step)
     return found
 
 
@@ -141,9 +141,9 @@ def _resolve(
     method: str | None, options: dict[str, Any], recipe: str | None, sets: Iterable[str], reference: str | None
 ) -> tuple[Config, bool]:
     """The configuration, and whether a copy of the base is to be kept."""
+    from vlmtrain.combinations import checked
     from vlmtrain.keys import METHODS
     from vlmtrain.recipe import load_recipe
-    from vlmtrain.tuning import check_tuner, whole_parts
 
     if method is None:
         method = load_recipe(recipe).method if recipe else "sft"
@@ -153,9 +153,7 @@ def _resolve(
     if reference is not None and method not in ("dpo", "kto"):
         raise ConfigError(f"--reference is for dpo and kto, not for {method}")
     given = {**options, **({} if kept or reference is None else {"reference": reference})}
-    config = whole_parts(configs.resolve(method, given, recipe=recipe, sets=sets))
-    check_tuner(config)
-    return config, kept
+    return checked(configs.resolve(method, given, recipe=recipe, sets=sets)), kept
 
 
 def _shape(config: Config, params: str | None) -> Shape:

@@ -14,7 +14,7 @@ from vlmtrain.family import PARTS
 if TYPE_CHECKING:
     from vlmtrain.family import Family
 
-__all__ = ["QUANTIZE", "check_bits", "keep_layout", "quantized"]
+__all__ = ["QUANTIZE", "check_bits", "keep_layout", "keep_scales", "quantized"]
 
 QUANTIZE = ("none", "8bit", "4bit")
 
@@ -83,6 +83,23 @@ def keep_layout(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def keep_scales(model: Any) -> None:
+    """Leave 8-bit weights on a CPU the scales they were rounded by.
+
+    upstream bug: DoRA asks for whole weights in every forward, and on a CPU peft 0.21 then puts a copy of the rounded
+    ones in their place, without scales (``peft.utils.integrations.dequantize_module_weight``). bitsandbytes takes what
+    it finds there for weights it has not seen yet, and the forward after the next one fails.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear8bitLt" and module.weight.device.type == "cpu":
+            module.register_forward_pre_hook(_with_scales)
+
+
+def _with_scales(module: Any, inputs: Any) -> None:
+    if module.weight.CB is not None and module.weight.SCB is None:
+        module.weight.SCB = module.state.SCB
 
 
 def _kept(parts: tuple[str, ...], family: Family, config: Any) -> list[str]:

@@ -211,7 +211,7 @@ def _passes(
     loader = DataLoader(
         rows,
         batch_sampler=batches,
-        collate_fn=trainer.data_collator,
+        collate_fn=trainer.worker_collator,
         num_workers=trainer.args.dataloader_num_workers,
     )
     for places, batch in zip(batches, loader, strict=True):

@@ -26,10 +26,10 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from vlmdata.atomic import replacing, write_json
 from vlmdata.errors import ConfigError
@@ -59,8 +59,9 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "pillow", "torchvision", "b
 # Keys that change neither what the reference is nor how it is asked; others count where they are not the default.
 _NOT_ITS = frozenset(
     "epochs max_steps batch_size accumulate auto_batch learning_rate schedule warmup min_learning_rate weight_decay "
-    "max_grad_norm optimizer adam_beta1 adam_beta2 adam_epsilon gradient_checkpointing seed group_by_length "
-    "cache_vision cache_vision_gb workers eval_fraction eval_steps save_steps keep_checkpoints logging_steps "
+    "max_grad_norm optimizer adam_beta1 adam_beta2 adam_epsilon gradient_checkpointing checkpoint_layers seed "
+    "group_by_length cache_vision cache_vision_gb workers eval_fraction eval_steps save_steps keep_checkpoints "
+    "logging_steps "
     "model adapter dtype".split()
 )
 
@@ -72,22 +73,28 @@ class Journal:
         """Keep them in ``path``; it need not be there."""
         self.path = path
 
-    def read(self) -> tuple[Figures, int]:
-        """All figures by key, the first of each; and how many lines were damaged, which are taken out of the file."""
-        try:
-            lines = [line for line in self.path.read_bytes().split(b"\n") if line]
-        except FileNotFoundError:
-            return {}, 0
+    def read(self, wanted: Container[str] | None = None) -> tuple[Figures, int]:
+        """Figures by key, the first of each; and how many lines were damaged, which are taken out of the file.
+
+        Args:
+            wanted: the keys to look for, as a file may hold more than there is memory for; None is all.
+        """
         found: Figures = {}
-        whole = [line for line in lines if line[:16] == _checksum(line[17:])]
-        for line in whole:
-            for key, figures in json.loads(line[17:]).items():
-                found.setdefault(key, tuple(figures))
-        if len(whole) < len(lines):
-            # What is appended at this very moment may be lost with the old file: it is computed again.
-            with replacing(self.path) as temporary:
-                temporary.write_bytes(b"".join(b"\n" + line + b"\n" for line in whole))
-        return found, len(lines) - len(whole)
+        damaged = 0
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            for line in _lines(file):
+                if not _is_whole(line):
+                    damaged += 1
+                    continue
+                for key, figures in json.loads(line[17:]).items():
+                    if wanted is None or key in wanted:
+                        found.setdefault(key, tuple(figures))
+            if damaged:
+                file.seek(0)
+                # What is appended at this very moment may be lost with the old file: it is computed again.
+                with replacing(self.path) as temporary, temporary.open("wb") as other:
+                    other.writelines(b"\n" + line + b"\n" for line in _lines(file) if _is_whole(line))
+        return found, damaged
 
     def append(self, figures: Mapping[str, Sequence[float]]) -> None:
         """Add figures by key."""
@@ -119,8 +126,9 @@ class Shared:
 
     def find(self, keys: Iterable[str]) -> Figures:
         """Figures of those of the keys that are known."""
+        order = list(keys)
         try:
-            known, damaged = self.journal.read()
+            known, damaged = self.journal.read(frozenset(order))
             if damaged:
                 self.say(f"reference lines that are damaged: {damaged:,}; their rows are computed again")
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +142,7 @@ class Shared:
         # Another run may take away what is looked at here.
         with contextlib.suppress(OSError):
             _make_room(self.folder)
-        return {key: known[key] for key in keys if key in known}
+        return {key: known[key] for key in order if key in known}
 
     def add(self, figures: Mapping[str, Sequence[float]]) -> None:
         """Keep figures; one that is no number is not worth keeping."""
@@ -279,6 +287,15 @@ def _plain(value: Any) -> Any:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Lines that are not empty, without their ends."""
+    return (line.removesuffix(b"\n") for line in file if line != b"\n")
+
+
+def _is_whole(line: bytes) -> bool:
+    return line[:16] == _checksum(line[17:])
 
 
 def _checksum(said: bytes) -> bytes:

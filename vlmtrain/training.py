@@ -26,6 +26,7 @@ from vlmtrain.lora_product import fuse_products
 from vlmtrain.model import load, quiet, save
 from vlmtrain.narrow import worker_dtype
 from vlmtrain.ordering import EpochOrder
+from vlmtrain.recompute import choose_layers
 from vlmtrain.rows import choose, finish_counts, sources
 from vlmtrain.rows import order as row_order
 from vlmtrain.runs import RunResult
@@ -200,6 +201,7 @@ def attach(trainer: Any, job: Job, *, order: Any = None) -> Any:
     trainer.cache = feature_cache(trainer, job)
     if trainer.cache is not None:
         trainer.data_collator.collate.known = trainer.cache.known
+    choose_layers(trainer, job)
     fuse_products(trainer, job)
     skip_unread(trainer, job)
     compile_layers(trainer, job)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu, gpu_tables, gpu_work
+from benchmarks import gpu, gpu_flops, gpu_tables, gpu_work
 from benchmarks.gpu_models import empty_model, make_processor, make_tokenizer, sentence
 from benchmarks.gpu_setting import SIDES, Setting
 from benchmarks.gpu_shapes import SHAPES
@@ -131,6 +131,62 @@ def test_ratios_are_of_runs_in_which_both_ran(capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     assert "target 4x, missed" in shown and "3.00x" in shown
     assert "vlmtrain, run 2: out of memory: CUDA" in shown and "exit code -9" in shown
+
+
+def broken_rate(*given: Any) -> float:
+    raise RuntimeError("no product\nmore")
+
+
+def test_a_rate_that_cannot_be_measured_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_flops, "matmul_rate", broken_rate)
+    found = gpu_work._do(setting("rate", "", tmp_path))
+    assert found["error"] == "RuntimeError: no product" and "rate" not in found
+    assert found["versions"]["torch"] and found["device_name"]
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+def test_works_are_measured_without_the_rate(
+    crashed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written is all there is, utilisation is not among it."""
+    why = "the process ended by itself, exit code -9" if crashed else "RuntimeError: no product"
+    machine = {} if crashed else {"device_name": "X", "versions": {"torch": "2"}}
+    figures = {"losses": [1.0], "gradients": [2.0], "tokens": 10, "needed": 1e9, "done": 2e9, "seconds": [0.5]}
+    figures |= {"whole_seconds": [0.5], "reference_seconds": 0.0, "lm_tokens": 5, "tower_images": 1, "peak_bytes": 1}
+    done = {"rate": {"error": why, **machine}, "make": {"parameters": 7}, "sft-off": figures}
+    monkeypatch.setattr(gpu._Runner, "do", lambda runner, given: {**done[given.work]})
+    file = tmp_path / "gpu.json"
+    command = ["gpu", "--device", "cpu", "--tiny", "--models", "llava", "--works", "sft-off", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", command)
+    for name in ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "")
+    with pytest.raises(SystemExit, match=f"^the rate of large products: {why}$"):
+        gpu.main()
+    found = json.loads(file.read_text())
+    assert found["about"]["rate_error"] == why and "rate" not in found["about"]
+    assert [work["side"] for work in found["works"]] == ["vlmtrain", "trl"] * 2
+    shown = capsys.readouterr().out
+    assert f"not measured: {why}" in shown and ("torch 2" in shown) is not crashed
+    rows = [line for line in shown.splitlines() if "0.500" in line]
+    assert len(rows) == 2 and all(row.count(" not ") == 2 for row in rows)
+
+
+def test_of_a_rate_alone_there_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first model is made."""
+    file = tmp_path / "gpu.json"
+
+    def do(runner: Any, given: Setting) -> dict[str, Any]:
+        if given.work == "make":
+            raise KeyboardInterrupt
+        return {"error": "out of memory: CUDA"}
+
+    monkeypatch.setattr(gpu._Runner, "do", do)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--tiny", "--json", str(file)])
+    for name in ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "")
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main()
+    assert json.loads(file.read_text())["about"]["rate_error"] == "out of memory: CUDA"
 
 
 def crash(*given: Any) -> None:

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 from rawfiles import CAULDRON, FOOTBALL, cauldron_rows, chat, encoded, image, shard_bytes, write_json, write_parquet
 
@@ -16,16 +14,6 @@ from vlmdata.finish import finalize
 from vlmdata.places import absolute, files_below, inside, is_remote, place
 from vlmdata.shards import open_shards
 from vlmdata.validate import validate
-
-
-@pytest.fixture
-def store() -> Iterator[Any]:
-    memory = fsspec.filesystem("memory")
-    memory.store.clear()
-    memory.pseudo_dirs.clear()
-    yield memory
-    memory.store.clear()
-    memory.pseudo_dirs.clear()
 
 
 def put(store: Any, local: Path, remote: str) -> str:

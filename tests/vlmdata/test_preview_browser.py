@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, Browser
+from browser import WATCHED, Browser
 from rawfiles import CAULDRON, RLAIF, chat, encoded, food_schema, image, pairs, rlaif_row, write_json, write_parquet
 
 from vlmdata.convert import Conversion, convert
 from vlmdata.preview import preview
 from vlmdata.shards import open_shards
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
+pytestmark = WATCHED
 
 NASTY = "</script><script>document.title='hit'</script><img src=x onerror='document.title=1'><!-- &amp;"
 LONG = "Donaudampfschifffahrtsgesellschaftskapitän" * 8
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("profile")) as started:
-        yield started
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_complained_of(browser: Browser) -> Iterator[None]:
-    browser.errors.clear()
-    browser.requests.clear()
-    yield
-    assert browser.errors == []
-    assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == []
 
 
 def page_of(done: Conversion, **options: Any) -> Path:
@@ -180,17 +164,6 @@ def test_no_page_is_wider_than_the_window(
 def test_texts_can_be_read_against_their_ground(browser: Browser, preferences: Conversion, dark: bool) -> None:
     """WCAG 2.2 asks for a contrast of 4.5 to 1."""
     browser.open(preferences.out.parent / "gallery.html", dark=dark)
-    contrast = """(() => {
-        const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-        const light = (name) => {
-            canvas.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name);
-            canvas.fillRect(0, 0, 1, 1);
-            const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((x) => x / 255)
-                .map((x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
-            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-        };
-        return (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
-    })()"""
     on = {
         "--ink": ("--bg", "--card", "--good-bg", "--bad-bg", "--good-mark", "--bad-mark", "--chip"),
         "--soft": ("--bg", "--card", "--chip"),
@@ -200,7 +173,7 @@ def test_texts_can_be_read_against_their_ground(browser: Browser, preferences: C
     }
     for text, grounds in on.items():
         for ground in grounds:
-            assert browser.run(f"{contrast}({text!r}, {ground!r})") >= 4.5, (text, ground)
+            assert browser.contrast(text, ground) >= 4.5, (text, ground)
 
 
 def test_what_screen_readers_need_is_there(browser: Browser, food: Path, wild: Path) -> None:

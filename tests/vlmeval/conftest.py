@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import amber_world
 import pytest
-
-# tiny_models.py stands beside the packages' test folders.
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +21,17 @@ def real() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import tiny_models
+def tiny(model_folder: Callable[[str], Path]) -> Path:
     import torch
 
     # Models this small only lose by sharing their work among threads.
     torch.set_num_threads(1)
-    return tiny_models.make("llava", tmp_path_factory.mktemp("models") / "llava", head_gain=20.0)
+    return model_folder("llava")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those that the questions of ``local_items`` are about."""
+    from local_items import write_pictures
+
+    return write_pictures(tmp_path_factory.mktemp("pictures"))

@@ -9,10 +9,14 @@ from typing import Any
 from PIL import Image
 
 from vlmeval.models.local import Local
+from vlmeval.models.questions import turns_of
 from vlmeval.task import Item, Response
+from vlmtrain import family as families
+from vlmtrain.questions import Questions
 
-__all__ = ["local", "questions", "ranked", "said", "shares", "write_pictures"]
+__all__ = ["FAMILIES", "encoded", "local", "questions", "ranked", "said", "shares", "write_pictures"]
 
+FAMILIES = [name for name in families.names() if families.load(name).task == "text"]
 LIMITS = {"text": 6, "answer": 4}
 COLOURS = ("It is a red square.", "It is a blue circle, large and round.", "green")
 
@@ -43,6 +47,12 @@ def local(model: Path, pictures: Path | None, **options: Any) -> Local:
     if "device_map" not in options:
         options["device"] = "cpu"
     return Local(str(model), adapter, images=pictures, **options)
+
+
+def encoded(model: Local, item: Item) -> dict[str, Any]:
+    """What a model is given for the whole prompt of an item."""
+    opened = [model.pictures.open(name) for name in item.images]
+    return Questions(model.loaded).prompts([turns_of(item)], [opened])
 
 
 def said(model: Local, items: Sequence[Item], done: Sequence[Any] = ()) -> dict[Any, Response]:

@@ -226,15 +226,21 @@ def test_a_server_that_refuses_everything_is_not_asked_everything() -> None:
     assert len(left) == 59 and {one.error for one in left} == {"HTTP 400: too long"}
 
 
-def test_retry_after_is_obeyed_within_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept: list[float] = []
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that are asked for; none is made."""
+    seen: list[float] = []
     really = asyncio.sleep
 
     async def sleep(seconds: float) -> None:
-        slept.append(seconds)
+        seen.append(seconds)
         await really(0)
 
     monkeypatch.setattr(server.asyncio, "sleep", sleep)
+    return seen
+
+
+def test_retry_after_is_obeyed_within_reason(slept: list[float]) -> None:
     wishes = {1: "7", 2: "Wed, 21 Oct 2015 07:28:00 GMT", 3: "1e9", 4: "soon", 5: "nan"}
     with Loopback(lambda body, n: (429, {}, {"Retry-After": wishes[n]}) if n in wishes else said()) as there:
         (found,) = answers(api(there, retries=9), [item()])
@@ -244,30 +250,14 @@ def test_retry_after_is_obeyed_within_reason(monkeypatch: pytest.MonkeyPatch) ->
     assert max(pauses) == server.LONGEST_WISH
 
 
-def test_who_is_told_to_wait_asks_nothing_else_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept: list[float] = []
-    really = asyncio.sleep
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        await really(0)
-
-    monkeypatch.setattr(server.asyncio, "sleep", sleep)
+def test_who_is_told_to_wait_asks_nothing_else_meanwhile(slept: list[float]) -> None:
     with Loopback(lambda body, n: (503, {}, {"Retry-After": "70"}) if n == 1 else said()) as there:
         assert [one.text for one in answers(api(there, concurrency=1), questions(3))] == ["Yes"] * 3
     # The question itself, its new attempt, and the two questions after it.
     assert len([seconds for seconds in slept if 60 < seconds <= 70]) == 4
 
 
-def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept: list[float] = []
-    really = asyncio.sleep
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        await really(0)
-
-    monkeypatch.setattr(server.asyncio, "sleep", sleep)
+def test_pauses_grow_and_end(slept: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "FIRST_PAUSE", 1.0)
     with Loopback(lambda body, n: said() if n == 0 else (500, {})) as there:
         (found,) = answers(api(there, retries=8), [item()])

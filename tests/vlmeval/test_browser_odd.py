@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import amber_world
 import pytest
-from browser import CHROMIUM, Browser
+from browser import WATCHED, Browser
 from report_pages import NASTY, choose, count, link, opened, settle, two_runs
 
 from vlmeval import page, store
@@ -18,22 +17,7 @@ from vlmeval.run import evaluate
 from vlmeval.task import load
 from vlmeval.thumbnails import Thumbnails
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("profile")) as started:
-        yield started
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_complained_of(browser: Browser) -> Iterator[None]:
-    browser.errors.clear()
-    browser.requests.clear()
-    yield
-    assert browser.errors == []
-    assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == []
+pytestmark = WATCHED
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import amber_world
 import pytest
-from browser import CHROMIUM, Browser
+from browser import WATCHED, Browser
 from PIL import Image
 from report_pages import choose, count, link, opened, settle, shown, two_runs
 
@@ -20,24 +19,9 @@ from vlmeval.compare_report import write as write_comparison
 from vlmeval.task import load
 from vlmeval.thumbnails import Thumbnails
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
+pytestmark = WATCHED
 
 MANY = 15_220
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("profile")) as started:
-        yield started
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_complained_of(browser: Browser) -> Iterator[None]:
-    browser.errors.clear()
-    browser.requests.clear()
-    yield
-    assert browser.errors == []
-    assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == []
 
 
 @pytest.fixture(scope="module")
@@ -308,17 +292,6 @@ def test_pictures_beside_the_page_are_found_and_missed(browser: Browser, runs: l
 def test_texts_can_be_read_against_their_ground(browser: Browser, report: Path, dark: bool) -> None:
     """WCAG 2.2 asks for a contrast of 4.5 to 1."""
     browser.open(report, dark=dark)
-    contrast = """(() => {
-        const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-        const light = (name) => {
-            canvas.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name);
-            canvas.fillRect(0, 0, 1, 1);
-            const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((x) => x / 255)
-                .map((x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
-            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-        };
-        return (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
-    })()"""
     on = {
         "--ink": ("--bg", "--card", "--good-bg", "--bad-bg", "--good-mark", "--bad-mark", "--chip", "--wash"),
         "--soft": ("--bg", "--card", "--chip", "--wash"),
@@ -327,8 +300,8 @@ def test_texts_can_be_read_against_their_ground(browser: Browser, report: Path, 
         "--bad": ("--bad-bg", "--bg", "--card"),
     }
     for text, grounds in on.items():
-        for one in grounds:
-            assert browser.run(f"{contrast}({text!r}, {one!r})") >= 4.5, (text, one)
+        for ground in grounds:
+            assert browser.contrast(text, ground) >= 4.5, (text, ground)
 
 
 def test_what_screen_readers_need_is_there(browser: Browser, report: Path, flips: Path) -> None:

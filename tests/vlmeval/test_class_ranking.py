@@ -19,9 +19,7 @@ from vlmeval.task import load  # noqa: E402
 CLASSES = tuple(sorted(labelled_rows.COLOURS))
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_rows.write(tmp_path_factory.mktemp("data") / "held", 3, seed=9)
+data = labelled_rows.shards("held", 3, seed=9)
 
 
 def likely(data: Path, settings: dict[str, str], file: Path) -> Path:

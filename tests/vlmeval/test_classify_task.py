@@ -31,9 +31,7 @@ CLASSES = tuple(sorted(labelled_rows.COLOURS))
 FOOD = ("cake", "chocolate_cake", "creme_brulee", "hot_dog", "pho", "apple_pie")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_rows.write(tmp_path_factory.mktemp("data") / "held", 3, seed=9)
+data = labelled_rows.shards("held", 3, seed=9)
 
 
 @pytest.fixture(scope="module")

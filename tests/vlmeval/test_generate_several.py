@@ -23,11 +23,6 @@ FIRST, SECOND = "Describe the picture.", "What colour is it?"
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.make("llava", tmp_path_factory.mktemp("generate") / "llava", head_gain=20.0)
-
-
-@pytest.fixture(scope="module")
 def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     import peft
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
-from local_items import local, questions, ranked, said, shares, write_pictures
+from local_items import FAMILIES, encoded, local, questions, ranked, said, shares
 from PIL import Image
 
 from vlmdata.errors import ConfigError
@@ -23,47 +22,21 @@ from vlmeval.models.local import Local
 from vlmeval.models.preparing import Prepared
 from vlmeval.models.questions import turns_of
 from vlmeval.task import Item, Response
-from vlmtrain import family as families
 from vlmtrain.questions import Questions, pixels_once
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "vlmtrain"))
 
 import colour_rows as rows  # noqa: E402
 
-FAMILIES = [name for name in families.names() if families.load(name).task == "text"]
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    root, made = tmp_path_factory.mktemp("local"), set()
-
-    def find(name: str) -> Path:
-        if name not in made:
-            tiny_models.make(name, root / name, head_gain=20.0)
-            made.add(name)
-        return root / name
-
-    return find
-
-
-@pytest.fixture(scope="module")
-def llava(folder_of: Callable[[str], Path]) -> Path:
-    return folder_of("llava")
-
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_answers_in_every_way(name: str, folder_of: Callable[[str], Path], pictures: Path) -> None:
+def test_every_family_answers_in_every_way(name: str, model_folder: Callable[[str], Path], pictures: Path) -> None:
     """Words and probabilities, one forward or several, alone or in a batch, and whole answers fast or plain."""
     items, choices = questions(5), ranked(4)
-    models = {how: local(folder_of(name), pictures, answers=how) for how in ("generate", "logits", "both")}
+    models = {how: local(model_folder(name), pictures, answers=how) for how in ("generate", "logits", "both")}
     found = {how: said(model, [*items, *choices]) for how, model in models.items()}
     assert all(response.error is None for own in found.values() for response in own.values())
-    alone = said(local(folder_of(name), pictures, answers="logits", batch_size=1), [*items, *choices])
+    alone = said(local(model_folder(name), pictures, answers="logits", batch_size=1), [*items, *choices])
     for item in items:
         words, logits, both = (found[how][item.id] for how in ("generate", "logits", "both"))
         assert words.text == both.text and not words.detail
@@ -77,33 +50,32 @@ def test_every_family_answers_in_every_way(name: str, folder_of: Callable[[str],
     loaded = models["generate"].loaded
     encoder = Questions(loaded)
 
-    def encoded() -> list[dict[str, Any]]:
+    def read() -> list[dict[str, Any]]:
         opened = [[models["generate"].pictures.open(file) for file in item.images] for item in choices]
         return encoder.rows([turns_of(item) for item in choices], opened, [item.choices for item in choices])
 
-    fast = computing.rank(loaded, encoded(), pixels_once)
-    plain = computing.rank(loaded, encoded(), pixels_once, plain=True)
+    fast = computing.rank(loaded, read(), pixels_once)
+    plain = computing.rank(loaded, read(), pixels_once, plain=True)
     for (sums, tokens), (others, lengths) in zip(fast, plain, strict=True):
         assert sums == pytest.approx(others, abs=1e-3) and tokens == lengths == found["both"]["r0"].detail["tokens"]
 
 
-def test_probabilities_are_those_of_a_plain_forward(llava: Path, pictures: Path) -> None:
+def test_probabilities_are_those_of_a_plain_forward(base: Path, pictures: Path) -> None:
     items = questions(3)
-    model = local(llava, pictures, answers="both")
+    model = local(base, pictures, answers="both")
     found = said(model, items)
     words = model._words[("Yes", "No")]
     for item in items:
-        opened = [model.pictures.open(name) for name in item.images]
-        inputs = Questions(model.loaded).prompts([turns_of(item)], [opened])
+        inputs = encoded(model, item)
         with torch.no_grad():
             chances = model.loaded.model(**inputs).logits[0, -1].double().softmax(-1)
         assert shares(found[item.id]) == pytest.approx([float(chances[own].sum()) for own in words], abs=1e-6)
 
 
-def test_both_takes_one_forward_a_token(llava: Path, pictures: Path) -> None:
+def test_both_takes_one_forward_a_token(base: Path, pictures: Path) -> None:
     calls: dict[str, int] = {}
     for how in ("generate", "logits", "both"):
-        model = local(llava, pictures, answers=how, batch_size=8)
+        model = local(base, pictures, answers=how, batch_size=8)
         model.load()
         calls[how] = 0
 
@@ -115,8 +87,8 @@ def test_both_takes_one_forward_a_token(llava: Path, pictures: Path) -> None:
     assert calls["logits"] == 1 and calls["both"] == calls["generate"] > 1
 
 
-def test_the_models_penalties_do_not_touch_probabilities(llava: Path, pictures: Path) -> None:
-    plain, bent = (local(llava, pictures, answers="both") for _ in range(2))
+def test_the_models_penalties_do_not_touch_probabilities(base: Path, pictures: Path) -> None:
+    plain, bent = (local(base, pictures, answers="both") for _ in range(2))
     bent.load()
     bent.loaded.model.generation_config.repetition_penalty = 5.0
     ours, theirs = said(plain, questions(3)), said(bent, questions(3))
@@ -124,14 +96,14 @@ def test_the_models_penalties_do_not_touch_probabilities(llava: Path, pictures: 
     assert bent.describe()["generation_config"]["repetition_penalty"] == 5.0
 
 
-def test_ranked_sums_are_the_log_probabilities_of_dpo(llava: Path, tmp_path: Path) -> None:
+def test_ranked_sums_are_the_log_probabilities_of_dpo(base: Path, tmp_path: Path) -> None:
     from tuned import begun
 
     from vlmtrain.collate import PreferenceCollator
     from vlmtrain.dpo import make_trainer
 
     data = rows.write(tmp_path / "pairs", rows.pairs(4))
-    job = begun("dpo", data, tmp_path / "run", model=str(llava), max_steps=1, batch_size=4)
+    job = begun("dpo", data, tmp_path / "run", model=str(base), max_steps=1, batch_size=4)
     trainer = make_trainer(job)
     batch = PreferenceCollator(job.loaded.processor, job.loaded.family)(rows.pairs(4))
     theirs = zip(*(column.tolist() for column in trainer.reference_columns(batch)), strict=True)
@@ -148,7 +120,7 @@ def test_ranked_sums_are_the_log_probabilities_of_dpo(llava: Path, tmp_path: Pat
         )
         for row in rows.pairs(4)
     ]
-    ours = said(local(llava, data), items)
+    ours = said(local(base, data), items)
     for item, logps in zip(items, theirs, strict=True):
         assert ours[item.id].detail["log_likelihoods"] == pytest.approx(list(logps), abs=1e-3)
 
@@ -185,20 +157,20 @@ def test_words_have_all_their_spellings(make: Callable[[], Any]) -> None:
         assert {"▁Yes", "▁yes", "▁YES"} <= set(tokenizer.convert_ids_to_tokens(found[0]))
 
 
-def test_words_that_begin_alike_are_refused(llava: Path, pictures: Path) -> None:
+def test_words_that_begin_alike_are_refused(base: Path, pictures: Path) -> None:
     item = replace(questions(1)[0], choices=("North", "Norway"))
     with pytest.raises(ConfigError, match="cannot tell 'North' from 'Norway': with this tokenizer both begin with the"):
-        said(local(llava, pictures, answers="logits"), [item])
-    assert said(local(llava, pictures), [item])[0].error is None
+        said(local(base, pictures, answers="logits"), [item])
+    assert said(local(base, pictures), [item])[0].error is None
     tokenizer = sentencepiece()
     # A token that could begin either belongs to the word it is trained for, one of neither to nobody.
     yes, no = (tokenizer.convert_tokens_to_ids(token) for token in ("▁Yes", "▁No"))
     assert spellings(tokenizer, ("a", "A"), [yes, no])[0] != spellings(tokenizer, ("A", "a"), [yes, no])[0]
 
 
-def test_no_answer_depends_on_working_ahead_or_on_what_is_done(llava: Path, pictures: Path) -> None:
+def test_no_answer_depends_on_working_ahead_or_on_what_is_done(base: Path, pictures: Path) -> None:
     items = [*questions(9), *ranked(5)]
-    model, plain = local(llava, pictures, answers="both"), local(llava, pictures, answers="both")
+    model, plain = local(base, pictures, answers="both"), local(base, pictures, answers="both")
     plain.loads_ahead = 0
     whole = said(model, items)
     assert whole == said(plain, items)
@@ -208,12 +180,12 @@ def test_no_answer_depends_on_working_ahead_or_on_what_is_done(llava: Path, pict
         assert response.text == whole[key].text
 
 
-def test_batches_are_of_one_length_and_kind(llava: Path, pictures: Path) -> None:
+def test_batches_are_of_one_length_and_kind(base: Path, pictures: Path) -> None:
     items = [
         Item(place, "word " * (1 + place % 7), (f"{place % 3}.png",) * (1 + place % 2), "", ("g",), "text")
         for place in range(64)
     ]
-    model = local(llava, pictures, share_prefix=False)
+    model = local(base, pictures, share_prefix=False)
     model.load()
     cut = model.batches([*items, *ranked(3), *questions(3)])
     assert sorted(len(batch) for batch in cut)[0] == 3 and sum(map(len, cut)) == 70
@@ -223,15 +195,15 @@ def test_batches_are_of_one_length_and_kind(llava: Path, pictures: Path) -> None
     assert model._length(items[1]) - model._length(items[8]) > 1, "images count: 2 of them and 2 words, 1 and 2 words"
 
 
-def test_true_lengths_are_those_of_the_batch(llava: Path, pictures: Path) -> None:
-    model = local(llava, pictures, prompt_suffix="Answer.")
+def test_true_lengths_are_those_of_the_batch(base: Path, pictures: Path) -> None:
+    model = local(base, pictures, prompt_suffix="Answer.")
     model.load()
     for item in [*questions(4), replace(questions(1)[0], images=())]:
         prepared = model._reader(model.loaded).prepare([item])
         assert model._length(item) == prepared.inputs["input_ids"].shape[1]
 
 
-def test_what_cannot_be_shown_is_a_failed_answer(llava: Path, pictures: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_shown_is_a_failed_answer(base: Path, pictures: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     shutil.copytree(pictures, folder)
     noise = Image.effect_noise((200, 200), 90).convert("RGB")
@@ -247,7 +219,7 @@ def test_what_cannot_be_shown_is_a_failed_answer(llava: Path, pictures: Path, tm
         replace(ranked(1)[0], id="blank", choices=("yes", " ")),
         replace(ranked(1)[0], id="none", choices=()),
     ]
-    found = said(local(llava, folder), [*good, *odd])
+    found = said(local(base, folder), [*good, *odd])
     assert {key for key, response in found.items() if response.error} == {item.id for item in odd}
     assert all(found[item.id].text is None for item in odd)
     for key, words in {
@@ -259,11 +231,11 @@ def test_what_cannot_be_shown_is_a_failed_answer(llava: Path, pictures: Path, tm
         "none": "no answers to choose from",
     }.items():
         assert words in found[key].error and "\n" not in found[key].error
-    assert {key: found[key] for key in range(3)} == said(local(llava, pictures), good)
+    assert {key: found[key] for key in range(3)} == said(local(base, pictures), good)
 
 
 def test_one_that_cannot_be_encoded_does_not_take_its_batch_along(
-    llava: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = Questions.prompts
 
@@ -274,7 +246,7 @@ def test_one_that_cannot_be_encoded_does_not_take_its_batch_along(
 
     monkeypatch.setattr(Questions, "prompts", fussy)
     items = questions(4)
-    model = local(llava, pictures, share_prefix=False)
+    model = local(base, pictures, share_prefix=False)
     found = said(model, [*items, replace(items[1], id="bad", prompt=items[1].prompt + "poison")])
     assert found["bad"].error == "mean must have 1 elements if it is an iterable"
     assert all(found[item.id].text is not None for item in items)
@@ -294,11 +266,11 @@ class Small:
 
 
 def test_batches_are_halved_until_they_fit(
-    llava: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    base: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     items = questions(20)
-    whole = said(local(llava, pictures, batch_size=8), items)
-    model = local(llava, pictures, batch_size=8)
+    whole = said(local(base, pictures, batch_size=8), items)
+    model = local(base, pictures, batch_size=8)
     small = Small(model, 3)
     monkeypatch.setattr(model, "_compute", small)
     assert said(model, items) == whole
@@ -311,13 +283,13 @@ def test_batches_are_halved_until_they_fit(
 
 
 def test_a_model_without_memory_for_one_prompt_stops(
-    llava: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = local(llava, pictures, batch_size=2)
+    model = local(base, pictures, batch_size=2)
     monkeypatch.setattr(model, "_compute", Small(model, 0))
     with pytest.raises(ConfigError, match="out of memory with a single prompt, item 0: lower --max-image-tokens"):
         said(model, questions(3))
-    model = local(llava, pictures, batch_size=1)
+    model = local(base, pictures, batch_size=1)
     plain = model._compute
 
     def picky(prepared: Prepared) -> list[Response]:

@@ -10,50 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
 from click.testing import CliRunner
-from local_items import local, questions, ranked, said, shares, write_pictures
+from local_items import FAMILIES, encoded, local, questions, ranked, said, shares
 
 from vlmdata.errors import ConfigError
 from vlmeval.cli import main
 from vlmeval.models import prefix, prefix_check, prefix_flat
 from vlmeval.models.local import Local
 from vlmeval.models.prefix_batches import cut, shared
-from vlmeval.models.questions import turns_of
 from vlmeval.opening import Who
 from vlmeval.task import Item, Response
 from vlmtrain import family as families
-from vlmtrain.questions import Questions
 
-FAMILIES = [name for name in families.names() if families.load(name).task == "text"]
 FOLDING = [name for name in FAMILIES if families.load(name).folds]
 # A position that is off by one shows as 5e-6 in the least of these models.
 NEAR = 3e-7
 OTHERS = [name for name in FAMILIES if name not in FOLDING]
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("prefix_pictures"))
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    root, made = tmp_path_factory.mktemp("prefix_models"), set()
-
-    def find(name: str) -> Path:
-        if name not in made:
-            tiny_models.make(name, root / name, head_gain=20.0)
-            made.add(name)
-        return root / name
-
-    return find
-
-
-@pytest.fixture(scope="module")
-def llava(folder_of: Callable[[str], Path]) -> Path:
-    return folder_of("llava")
 
 
 def captions(number: int) -> list[Item]:
@@ -93,11 +66,6 @@ class Counts:
         return sum(pixels for _, pixels in self.forwards)
 
 
-def encoded(model: Local, item: Item) -> dict[str, Any]:
-    opened = [model.pictures.open(name) for name in item.images]
-    return Questions(model.loaded).prompts([turns_of(item)], [opened])
-
-
 def beginning(model: Local, items: Sequence[Item], image: str) -> int:
     """Tokens up to the last of an image, in a whole prompt."""
     ids = encoded(model, next(item for item in items if item.images == (image,)))["input_ids"][0].tolist()
@@ -113,14 +81,14 @@ def agree(ours: dict[Any, Response], plain: dict[Any, Response], items: Sequence
 
 
 @pytest.mark.parametrize("name", FOLDING)
-def test_answers_are_those_of_the_whole_prompt(name: str, folder_of: Callable[[str], Path], pictures: Path) -> None:
+def test_answers_are_those_of_the_whole_prompt(name: str, model_folder: Callable[[str], Path], pictures: Path) -> None:
     items = mixed()
     if families.load(name).max_images == 1:
         items = [item for item in items if len(item.images) < 2]
     for how in ("logits", "both"):
-        model = local(folder_of(name), pictures, answers=how, verify_prefix=5)
+        model = local(model_folder(name), pictures, answers=how, verify_prefix=5)
         ours = said(model, items)
-        agree(ours, said(local(folder_of(name), pictures, answers=how, share_prefix=False), items), items)
+        agree(ours, said(local(model_folder(name), pictures, answers=how, share_prefix=False), items), items)
         assert model._sharing is not None and model._sharing.reason is None
         assert model._sharing.answers == 13, "all but the text and the two images that nobody shares"
         check = model.environment()["share_prefix"]["verified"]
@@ -128,10 +96,10 @@ def test_answers_are_those_of_the_whole_prompt(name: str, folder_of: Callable[[s
 
 
 @pytest.mark.parametrize("name", FOLDING)
-def test_an_image_is_read_once(name: str, folder_of: Callable[[str], Path], pictures: Path) -> None:
+def test_an_image_is_read_once(name: str, model_folder: Callable[[str], Path], pictures: Path) -> None:
     """Per image one prefix and its suffixes, questions and caption together; padding counts nowhere."""
     items = [*questions(14), *captions(3)]
-    model = local(folder_of(name), pictures, answers="logits", max_new_tokens={"text": 1, "answer": 1})
+    model = local(model_folder(name), pictures, answers="logits", max_new_tokens={"text": 1, "answer": 1})
     counts = Counts(model)
     said(model, items)
     sharing = model._sharing
@@ -144,15 +112,15 @@ def test_an_image_is_read_once(name: str, folder_of: Callable[[str], Path], pict
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_families_read_it_every_time(
-    name: str, folder_of: Callable[[str], Path], pictures: Path, capsys: pytest.CaptureFixture[str]
+    name: str, model_folder: Callable[[str], Path], pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     items = questions(4)
-    model = local(folder_of(name), pictures, answers="logits", verify_prefix=2)
+    model = local(model_folder(name), pictures, answers="logits", verify_prefix=2)
     capsys.readouterr()
     found = said(model, items)
     reason = f"{name}: {families.load(name).folds_not}"
     assert capsys.readouterr().err.count(f"vlmeval: each question reads its image anew: {reason}\n") == 1
-    agree(found, said(local(folder_of(name), pictures, answers="logits", share_prefix=False), items), items)
+    agree(found, said(local(model_folder(name), pictures, answers="logits", share_prefix=False), items), items)
     known = model.environment()
     assert known["share_prefix"]["reason"] == reason and known["share_prefix"]["verified"]["checked"] == 0
     assert prefix_check.remarks(known) == [f"Nothing was answered a second time to compare shared images: {reason}."]
@@ -160,11 +128,11 @@ def test_other_families_read_it_every_time(
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 def test_positions_decide(
-    name: str, folder_of: Callable[[str], Path], pictures: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, model_folder: Callable[[str], Path], pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The comparison sees a prefix that is one position off; so does the check that users have."""
     plain, read = (
-        said(local(folder_of(name), pictures, answers="logits", share_prefix=False), questions(6)),
+        said(local(model_folder(name), pictures, answers="logits", share_prefix=False), questions(6)),
         prefix.read,
     )
 
@@ -173,7 +141,7 @@ def test_positions_decide(
         return replace(found, following=found.following + 1)
 
     monkeypatch.setattr(prefix, "read", off)
-    model = local(folder_of(name), pictures, answers="logits", verify_prefix=6)
+    model = local(model_folder(name), pictures, answers="logits", verify_prefix=6)
     ours = said(model, questions(6))
     apart = max(abs(a - b) for key in plain for a, b in zip(shares(ours[key]), shares(plain[key]), strict=True))
     assert apart > 10 * NEAR
@@ -182,10 +150,10 @@ def test_positions_decide(
     )
 
 
-def test_what_the_config_asks_for_is_kept(llava: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_config_asks_for_is_kept(base: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = []
     for share in (True, False):
-        model = local(llava, pictures, share_prefix=share)
+        model = local(base, pictures, share_prefix=share)
         model.load()
         model.loaded.model.generation_config.repetition_penalty = 1.7
         found.append(said(model, questions(6)))
@@ -195,12 +163,12 @@ def test_what_the_config_asks_for_is_kept(llava: Path, pictures: Path, capsys: p
 
 @pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
 def test_end_to_end_and_with_a_copy_for_each_row_it_is_the_same(
-    name: str, folder_of: Callable[[str], Path], pictures: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, model_folder: Callable[[str], Path], pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers of several tokens, some ended early, of rows on several images."""
     found, kept, items = {}, {}, mixed()
     for attention in ("sdpa", "eager"):
-        model = local(folder_of(name), pictures, answers="both")
+        model = local(model_folder(name), pictures, answers="both")
         model.load()
         text = model.loaded.model.config.get_text_config()
         if attention == "eager":
@@ -219,9 +187,9 @@ def test_end_to_end_and_with_a_copy_for_each_row_it_is_the_same(
     agree(found["sdpa"], found["eager"], items)
 
 
-def test_answers_end_at_a_stop_token(llava: Path, pictures: Path) -> None:
+def test_answers_end_at_a_stop_token(base: Path, pictures: Path) -> None:
     items = questions(6)
-    model, plain = local(llava, pictures), local(llava, pictures, share_prefix=False)
+    model, plain = local(base, pictures), local(base, pictures, share_prefix=False)
     for each in (model, plain):
         each.load()
         inputs = encoded(each, items[0])
@@ -234,12 +202,12 @@ def test_answers_end_at_a_stop_token(llava: Path, pictures: Path) -> None:
     assert ours[0].text == model.loaded.processor.tokenizer.decode(tokens[:2], skip_special_tokens=True).strip()
 
 
-def test_rows_longer_than_the_window_are_read_whole(llava: Path, pictures: Path) -> None:
-    model = local(llava, pictures, answers="logits")
+def test_rows_longer_than_the_window_are_read_whole(base: Path, pictures: Path) -> None:
+    model = local(base, pictures, answers="logits")
     model.load()
     items = [*questions(6), replace(questions(1)[0], id="long", prompt="Is it red? " * 40)]
     model._shared().longest = model._length(items[-1])
-    agree(said(model, items), said(local(llava, pictures, answers="logits", share_prefix=False), items), items)
+    agree(said(model, items), said(local(base, pictures, answers="logits", share_prefix=False), items), items)
     assert model._sharing.answers == 6
 
 
@@ -258,10 +226,10 @@ def test_batches_have_an_image_together_and_are_the_same_anywhere() -> None:
     assert not shared(items, lambda turns: f"{next(numbers)} <image>", ""), "texts before the image differ"
 
 
-def test_going_on_asks_what_is_left_and_reads_no_more(llava: Path, pictures: Path) -> None:
+def test_going_on_asks_what_is_left_and_reads_no_more(base: Path, pictures: Path) -> None:
     items = questions(14)
-    whole = said(local(llava, pictures, answers="both"), items)
-    model = local(llava, pictures, answers="both")
+    whole = said(local(base, pictures, answers="both"), items)
+    model = local(base, pictures, answers="both")
     rest = said(model, items, [item.id for item in items if item.id % 3])
     assert len(rest) == 5 and {key: response.text for key, response in rest.items()} == {
         key: whole[key].text for key in rest
@@ -269,19 +237,19 @@ def test_going_on_asks_what_is_left_and_reads_no_more(llava: Path, pictures: Pat
     assert model._sharing.prefixes.made == 1 and model._sharing.answers == 5
 
 
-def test_one_bad_picture_fails_alone(llava: Path, pictures: Path) -> None:
+def test_one_bad_picture_fails_alone(base: Path, pictures: Path) -> None:
     bad = [replace(item, id=f"bad{item.id}", images=("gone.png",)) for item in questions(3)]
     marked = replace(questions(1)[0], id="mark", prompt="What is <image> here?")
-    found = said(local(llava, pictures), [*questions(6), *bad, marked])
+    found = said(local(base, pictures), [*questions(6), *bad, marked])
     assert {key for key, response in found.items() if response.error} == {"bad0", "bad1", "bad2", "mark"}
-    assert {key: found[key] for key in range(6)} == said(local(llava, pictures), questions(6))
+    assert {key: found[key] for key in range(6)} == said(local(base, pictures), questions(6))
 
 
 def test_memory_that_ran_out_lets_go_of_the_prefixes(
-    llava: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = said(local(llava, pictures), questions(9))
-    model, follow = local(llava, pictures, batch_size=8), prefix_flat.follow
+    whole = said(local(base, pictures), questions(9))
+    model, follow = local(base, pictures, batch_size=8), prefix_flat.follow
 
     def small(given: Any, prefixes: Any, *rest: Any) -> Any:
         if len(prefixes) > 2:

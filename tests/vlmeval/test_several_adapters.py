@@ -36,11 +36,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.make("llava", tmp_path_factory.mktemp("several") / "llava", head_gain=20.0)
-
-
-@pytest.fixture(scope="module")
 def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
     """An adapter folder by its configuration, weights drawn at random."""
     import peft

@@ -1,38 +1,19 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import matrix
 import pytest
+import tiny_models
 
-# tiny_models.py stands beside the packages' test folders.
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import matrix  # noqa: E402
-import tiny_models  # noqa: E402
-
-from vlmtrain import family as families  # noqa: E402
-from vlmtrain.model import Loaded, load  # noqa: E402
+from vlmtrain import family as families
+from vlmtrain.model import Loaded, load
 
 # Those that every training test goes through; the matrix goes through all.
 FEW = ("idefics3", "llava", "qwen2_vl")
 OUTCOMES: dict[tuple[str, str], list[matrix.Outcome]] = {}
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A family's name to a tiny random model of it, its head scaled so that LoRA can bring the loss down."""
-    root, made = tmp_path_factory.mktemp("bases"), set()
-
-    def folder(name: str) -> Path:
-        if name not in made:
-            tiny_models.make(name, root / name, head_gain=20.0)
-            made.add(name)
-        return root / name
-
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +23,14 @@ def bases(model_folder: Callable[[str], Path]) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def base(model_folder: Callable[[str], Path]) -> Path:
-    return model_folder("llava")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wide enough for 4 bits."""
+    return tiny_models.make("llava", tmp_path_factory.mktemp("wide") / "wide", width=64, head_gain=20.0)
+
+
+@pytest.fixture(scope="session")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.make("vit", tmp_path_factory.mktemp("classifiers") / "vit")
 
 
 @pytest.fixture(scope="session")

@@ -16,20 +16,8 @@ from vlmdata.errors import ConfigError
 from vlmtrain import classify, kept_activations
 from vlmtrain.pixels import Pictures
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_rows.write(tmp_path_factory.mktemp("data") / "train", 4)
-
-
-@pytest.fixture(scope="module")
-def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_rows.write(tmp_path_factory.mktemp("data") / "held", 2, seed=9)
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.make("vit", tmp_path_factory.mktemp("bases") / "vit")
+data = labelled_rows.shards("train", 4)
+held = labelled_rows.shards("held", 2, seed=9)
 
 
 @pytest.fixture

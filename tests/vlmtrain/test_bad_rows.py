@@ -9,8 +9,8 @@ from typing import Any
 import colour_rows as rows
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
+from killed import killed_after
+from run_files import same
 
 from vlmdata.errors import ConfigError, DataError
 from vlmtrain import dpo, sft
@@ -27,11 +27,6 @@ def spoil(made: list[Any], places: tuple[int, ...]) -> list[Any]:
 def entries(run: Path) -> list[dict[str, Any]]:
     file = run / "bad_rows.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-
-
-def same(first: Path, second: Path) -> bool:
-    a, b = (load_file(folder / "adapter_model.safetensors") for folder in (first, second))
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_the_next_row_takes_the_place() -> None:
@@ -132,17 +127,13 @@ def test_bad_rows_can_be_an_error(base: Path, tmp_path: Path) -> None:
 
 
 def test_resumed_with_bad_rows_is_undisturbed(base: Path, tmp_path: Path) -> None:
-    from test_resume import OPTIONS, Died, deadly, die
+    from test_resume import OPTIONS
 
     data = rows.write(tmp_path / "data", spoil(rows.colours(30), (1, 8, 9, 20, 29)))
     options: dict[str, Any] = {**OPTIONS, "model": str(base)}
     sft.train(data, tmp_path / "whole", **options)
-    plain = deadly(sft, die)
-    try:
-        with pytest.raises(Died):
-            sft.train(data, tmp_path / "cut", **options, workers=2)
-    finally:
-        sft.make_trainer = plain  # type: ignore[assignment]
+    with killed_after(sft, 5):
+        sft.train(data, tmp_path / "cut", **options, workers=2)
     resumed = sft.train(data, tmp_path / "cut", resume=True, **options)
     assert resumed.metrics["resumed_from_step"] == 4
     assert same(tmp_path / "whole", tmp_path / "cut")

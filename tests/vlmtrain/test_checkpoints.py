@@ -15,7 +15,7 @@ from typing import Any
 import colour_rows as rows
 import pytest
 import torch
-from safetensors.torch import load_file
+from run_files import same
 
 from vlmdata.errors import ConfigError, DataError
 from vlmtrain import checkpoints, sft
@@ -123,11 +123,6 @@ OPTIONS: dict[str, Any] = {
     "batch_size": 4, "learning_rate": 1e-3, "epochs": 2, "lora_dropout": 0.1, "save_steps": 2, "keep_checkpoints": 3,
     "progress": False,
 }  # fmt: skip
-
-
-def same(first: Path, second: Path) -> bool:
-    a, b = (load_file(folder / "adapter_model.safetensors") for folder in (first, second))
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 @pytest.fixture(scope="module")

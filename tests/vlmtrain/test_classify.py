@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import labelled_rows
 import pytest
-import tiny_models
 import torch
+from killed import killed_after
 from labelled_rows import CLASSES, QUICK
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, TrainerCallback
+from run_files import logged, same, weights
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from vlmdata.errors import ConfigError
 from vlmtrain import classify
@@ -19,20 +19,8 @@ from vlmtrain.merge import merge
 from vlmtrain.model import load
 from vlmtrain.runs import RunResult
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_rows.write(tmp_path_factory.mktemp("data") / "train", 8)
-
-
-@pytest.fixture(scope="module")
-def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_rows.write(tmp_path_factory.mktemp("data") / "held", 3, seed=9)
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.make("vit", tmp_path_factory.mktemp("bases") / "vit")
+data = labelled_rows.shards("train", 8)
+held = labelled_rows.shards("held", 3, seed=9)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +30,7 @@ def trained(vit: Path, data: Path, held: Path, tmp_path_factory: pytest.TempPath
 
 
 def test_it_learns_and_says_how_well(trained: RunResult) -> None:
-    entries = labelled_rows.logged(trained.out)
+    entries = logged(trained.out)
     losses = [entry["loss"] for entry in entries if "loss" in entry]
     evaluated = [entry for entry in entries if "eval_loss" in entry]
     assert losses[-1] < 0.7 * losses[0]
@@ -55,7 +43,7 @@ def test_it_learns_and_says_how_well(trained: RunResult) -> None:
 
 
 def test_the_best_weights_are_kept_with_their_details(trained: RunResult, vit: Path, held: Path) -> None:
-    evaluated = [entry for entry in labelled_rows.logged(trained.out) if "eval_loss" in entry]
+    evaluated = [entry for entry in logged(trained.out) if "eval_loss" in entry]
     best = max(evaluated, key=lambda entry: (entry["eval_accuracy"], -entry["step"]))
     details = json.loads((trained.out / "eval.json").read_text())
     assert (details["step"], details["accuracy"], details["n"]) == (best["step"], best["eval_accuracy"], 18)
@@ -104,7 +92,7 @@ def test_a_merged_classifier_is_the_same_model(trained: RunResult, vit: Path, he
 def test_the_run_folder_tells_what_it_is(trained: RunResult, vit: Path) -> None:
     about = json.loads((trained.out / "vlmtrain.json").read_text())
     assert (about["method"], about["family"], about["base"]) == ("classify", "vit", "vit")
-    keys = labelled_rows.weights(trained.out)
+    keys = weights(trained.out)
     layers = {key.split(".")[-3] for key in keys if "lora_A" in key}
     assert layers == {"q_proj", "k_proj", "v_proj", "o_proj"}
     assert {key.rpartition(".")[0] for key in keys if "lora" not in key} == {"base_model.model.classifier"}
@@ -114,33 +102,14 @@ def test_the_run_folder_tells_what_it_is(trained: RunResult, vit: Path) -> None:
         assert str(vit.parent) not in (trained.out / name).read_text(), name
 
 
-def test_killed_and_resumed_is_undisturbed(
-    vit: Path, data: Path, held: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_and_resumed_is_undisturbed(vit: Path, data: Path, held: Path, tmp_path: Path) -> None:
     options = {**QUICK, "model": str(vit), "epochs": 3, "accumulate": 2, "save_steps": 2, "eval_data": [held]}
     whole = classify.train(data, tmp_path / "whole", **options)
-
-    class Died(Exception):
-        pass
-
-    class Kill(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 5:
-                raise Died
-
-    def deadly(job: Any) -> Any:
-        trainer = plain(job)
-        trainer.add_callback(Kill())
-        return trainer
-
-    plain = classify.make_trainer
-    monkeypatch.setattr(classify, "make_trainer", deadly)
-    with pytest.raises(Died):
+    with killed_after(classify, 5):
         classify.train(data, tmp_path / "killed", **options)
-    monkeypatch.undo()
     resumed = classify.train(data, tmp_path / "killed", **options, resume=True)
     assert resumed.metrics["resumed_from_step"] == 4
-    assert labelled_rows.same(whole.out, resumed.out)
+    assert same(whole.out, resumed.out)
     assert json.loads((whole.out / "eval.json").read_text()) == json.loads((resumed.out / "eval.json").read_text())
     assert classify.train(data, tmp_path / "killed", **options, resume=True).metrics == resumed.metrics
 
@@ -150,7 +119,7 @@ def test_workers_change_nothing(vit: Path, data: Path, tmp_path: Path) -> None:
         classify.train(data, tmp_path / str(workers), model=str(vit), max_steps=3, workers=workers, **QUICK).out
         for workers in (0, 2)
     ]
-    assert labelled_rows.same(*runs)
+    assert same(*runs)
 
 
 def test_a_step_is_the_mean_of_its_pictures_however_they_are_batched(vit: Path, data: Path, tmp_path: Path) -> None:
@@ -161,12 +130,12 @@ def test_a_step_is_the_mean_of_its_pictures_however_they_are_batched(vit: Path, 
         runs.append(
             classify.train(data, tmp_path / str(size), **{**options, "batch_size": size, "accumulate": accumulate})
         )
-    losses = [[entry["loss"] for entry in labelled_rows.logged(run.out) if "loss" in entry] for run in runs]
+    losses = [[entry["loss"] for entry in logged(run.out) if "loss" in entry] for run in runs]
     assert all(len(one) == 2 for one in losses)
     for other, result in zip(losses[1:], runs[1:], strict=True):
         assert other == pytest.approx(losses[0], rel=1e-5)
-        for key, value in labelled_rows.weights(runs[0].out).items():
-            torch.testing.assert_close(value, labelled_rows.weights(result.out)[key], atol=2e-3, rtol=1e-2)
+        for key, value in weights(runs[0].out).items():
+            torch.testing.assert_close(value, weights(result.out)[key], atol=2e-3, rtol=1e-2)
 
 
 def test_an_adapter_is_trained_further(trained: RunResult, vit: Path, data: Path, held: Path, tmp_path: Path) -> None:
@@ -180,19 +149,11 @@ def test_an_adapter_is_trained_further(trained: RunResult, vit: Path, data: Path
 
 def test_a_picture_that_cannot_be_decoded_ends_nothing(vit: Path, held: Path, tmp_path: Path) -> None:
     """Its place goes to the next row, in its random view of the same pass; workers change nothing."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     folder = labelled_rows.write(tmp_path / "data", 3)
-    file = next(folder.glob("*.parquet"))
-    table = pq.read_table(file)
-    rows = table.to_pylist()
-    for place in (4, 11):
-        rows[place]["images"][0]["bytes"] = rows[place]["images"][0]["bytes"][:40]
-    pq.write_table(pa.Table.from_pylist(rows, table.schema), file)
+    labelled_rows.cut_short(folder, (4, 11))
     options = {**QUICK, "model": str(vit), "epochs": 2, "batch_size": 4, "eval_data": [held]}
     first, second = (classify.train(folder, tmp_path / str(n), workers=n, **options) for n in (0, 2))
-    assert labelled_rows.same(first.out, second.out)
+    assert same(first.out, second.out)
     assert first.metrics["rows"]["unreadable"] == 2 and first.metrics["steps"] == 10
     bad = [json.loads(line) for line in (first.out / "bad_rows.jsonl").read_text().splitlines()]
     assert [entry["row"] for entry in bad] == [4, 11]
@@ -201,7 +162,7 @@ def test_a_picture_that_cannot_be_decoded_ends_nothing(vit: Path, held: Path, tm
 def test_the_last_step_is_evaluated_and_can_be_the_best(vit: Path, data: Path, held: Path, tmp_path: Path) -> None:
     options = {**QUICK, "model": str(vit), "eval_data": [held], "max_steps": 7, "eval_steps": 3}
     result = classify.train(data, tmp_path / "run", **options)
-    evaluated = {e["step"]: e["eval_accuracy"] for e in labelled_rows.logged(result.out) if "eval_loss" in e}
+    evaluated = {e["step"]: e["eval_accuracy"] for e in logged(result.out) if "eval_loss" in e}
     assert list(evaluated) == [3, 6, 7]
     best = max(evaluated, key=lambda step: (evaluated[step], -step))
     assert result.metrics["best_step"] == best and result.metrics["eval"]["eval_accuracy"] == evaluated[best]
@@ -239,5 +200,5 @@ def test_the_best_weights_of_adalora_are_kept_with_their_ranks(
     loaded = load(str(vit), result.out, device="cpu")
     pixels, labels = labelled_rows.batch(loaded.processor, held)
     right = (labelled_rows.logits(loaded.model, pixels).argmax(-1) == labels).float().mean().item()
-    evaluated = {e["step"]: e["eval_accuracy"] for e in labelled_rows.logged(result.out) if "eval_loss" in e}
+    evaluated = {e["step"]: e["eval_accuracy"] for e in logged(result.out) if "eval_loss" in e}
     assert right == pytest.approx(evaluated[best])

@@ -12,6 +12,7 @@ import pytest
 import tiny_models
 import torch
 from labelled_rows import CLASSES, QUICK
+from run_files import same, weights
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageClassification
 
@@ -19,20 +20,8 @@ from vlmdata.errors import ConfigError, DataError, MissingError
 from vlmtrain import classify
 from vlmtrain.model import load
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_rows.write(tmp_path_factory.mktemp("data") / "train", 8)
-
-
-@pytest.fixture(scope="module")
-def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_rows.write(tmp_path_factory.mktemp("data") / "held", 3, seed=9)
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.make("vit", tmp_path_factory.mktemp("bases") / "vit")
+data = labelled_rows.shards("train", 8)
+held = labelled_rows.shards("held", 3, seed=9)
 
 
 def job_of(data: Path, out: Path, **options: Any) -> Any:
@@ -79,8 +68,8 @@ def test_the_names_of_older_recipes_mean_todays_modules(vit: Path, data: Path, t
         classify.train(data, tmp_path / names[0], model=str(vit), max_steps=2, target_modules=names, **QUICK).out
         for names in (("query", "value"), ("q_proj", "v_proj"))
     ]
-    assert labelled_rows.same(*runs)
-    assert {key.split(".")[-3] for key in labelled_rows.weights(runs[0]) if "lora_A" in key} == {"q_proj", "v_proj"}
+    assert same(*runs)
+    assert {key.split(".")[-3] for key in weights(runs[0]) if "lora_A" in key} == {"q_proj", "v_proj"}
     with pytest.raises(ConfigError, match="no module named 'quary'; linear layers: .*q_proj"):
         job_of(data, tmp_path / "none", model=str(vit), target_modules=["quary"])
 
@@ -91,9 +80,7 @@ def test_the_head_alone(vit: Path, data: Path, held: Path, tmp_path: Path) -> No
     result = classify.train(
         data, tmp_path / "run", model=str(vit), max_steps=4, head_only=True, **{**QUICK, "lora_dropout": None}
     )
-    assert labelled_rows.weights(result.out).keys() == {
-        f"base_model.model.classifier.{part}" for part in ("weight", "bias")
-    }
+    assert weights(result.out).keys() == {f"base_model.model.classifier.{part}" for part in ("weight", "bias")}
     assert result.metrics["trainable_parameters"] == 6 * 32 + 6
     ours = load(str(vit), result.out, device="cpu")
     base = AutoModelForImageClassification.from_pretrained(
@@ -127,7 +114,7 @@ def test_every_architecture(family: str, kind: str, data: Path, held: Path, tmp_
     if family != "convnext":
         options["gradient_checkpointing"] = True
     result = classify.train(data, tmp_path / "run", model=str(base), max_steps=2, **options)
-    state = labelled_rows.weights(result.out)
+    state = weights(result.out)
     tuned = {key.removeprefix("base_model.model.").partition(".lora_A")[0] for key in state if "lora_A" in key}
     named = load(str(base), device="cpu").model.named_modules()
     linear = {name for name, module in named if isinstance(module, torch.nn.Linear)}
@@ -170,7 +157,7 @@ def test_balanced_weights_and_smoothing_are_what_they_say(vit: Path, held: Path,
 def test_16_bit_bases_train_in_32_bits(vit: Path, data: Path, held: Path, tmp_path: Path) -> None:
     options = {**QUICK, "model": str(vit), "dtype": "bfloat16", "eval_data": [held]}
     result = classify.train(data, tmp_path / "run", max_steps=3, **options)
-    assert {value.dtype for value in labelled_rows.weights(result.out).values()} == {torch.float32}
+    assert {value.dtype for value in weights(result.out).values()} == {torch.float32}
     assert result.metrics["eval"]["eval_loss"] < 3
     with pytest.raises(ConfigError, match="float16 training needs a GPU"):
         classify.train(data, tmp_path / "half", model=str(vit), dtype="float16", max_steps=1, **QUICK)

@@ -22,6 +22,7 @@ from vlmtrain import classify, compiling, dpo, kto, sft
 from vlmtrain import family as families
 from vlmtrain.config import resolve
 from vlmtrain.model import load
+from vlmtrain.parts import layers_of
 from vlmtrain.runs import RunResult
 from vlmtrain.training import begin
 
@@ -120,7 +121,7 @@ def test_an_answer_is_written_by_plain_layers_and_a_copy_has_its_own(
     found = net.generate(input_ids=torch.tensor([[1, 5, 6]]), max_new_tokens=3, do_sample=False)
     assert found.shape[1] > 3 and counter.frame_count == before
     twin = copy.deepcopy(net)
-    layers = compiling.layers_of(twin, trainer.family)
+    layers = layers_of(twin, trainer.family)
     assert layers and all(layer.forward.__self__ is layer for layer in layers.values())
 
 
@@ -184,5 +185,5 @@ def test_with_a_real_compiler(method: str, data: dict[str, Path], base: Path, tm
 
 def test_language_layers_of_a_family(base: Path) -> None:
     found = load(str(base), device="cpu")
-    names = list(compiling.layers_of(found.model, found.family))
+    names = list(layers_of(found.model, found.family))
     assert names and all(".language_model.layers." in f".{name}" for name in names)

@@ -10,6 +10,7 @@ from typing import Any
 
 import colour_rows as rows
 import pytest
+from killed import killed_before
 from PIL import Image
 
 from vlmtrain import dpo
@@ -82,17 +83,8 @@ def test_the_run_folder_shows_them(base: Path, tmp_path: Path, capsys: pytest.Ca
     """Preferences: loss, accuracy of rewards, margins; for the whole run, also what was before it was resumed."""
     data, out = rows.write(tmp_path / "pairs", rows.pairs(16)), tmp_path / "run"
     options = {"model": str(base), "batch_size": 4, "eval_fraction": 0.25, "logging_steps": 1, "save_steps": 2}
-    with pytest.MonkeyPatch.context() as patch:
-        plain = dpo.Trainer.training_step
-
-        def dying(trainer: Any, *args: Any, **kwargs: Any) -> Any:
-            if trainer.state.global_step == 3:
-                raise RuntimeError("killed")
-            return plain(trainer, *args, **kwargs)
-
-        patch.setattr(dpo.Trainer, "training_step", dying)
-        with pytest.raises(RuntimeError, match="killed"):
-            dpo.train(data, out, epochs=2, **options)
+    with killed_before(dpo, 4):
+        dpo.train(data, out, epochs=2, **options)
     assert not (out / "curves.png").exists()
     result = dpo.train(data, out, epochs=2, resume=True, **options)
     drawn = panels(curves.read_log(out / "log.jsonl"), path=tmp_path / "again.png")
@@ -111,7 +103,7 @@ def test_the_run_folder_shows_them(base: Path, tmp_path: Path, capsys: pytest.Ca
 def test_memory_is_this_processes_own(tmp_path: Path) -> None:
     """A child of a large process starts small; ``ru_maxrss`` would start at its parent's."""
     ballast = bytearray(600 << 20)
-    ballast[:: 4096] = b"x" * len(ballast[::4096])
+    ballast[::4096] = b"x" * len(ballast[::4096])
     code = (
         "import json\n"
         "from vlmtrain.watching.memory import Memory, peak_memory\n"

@@ -34,14 +34,14 @@ from pathlib import Path
 
 sys.path.insert(0, {here!r})
 import torch
-from test_resume import Died, deadly, die
+from killed import Died, deadly
 from vlmtrain import distributed, dpo, sft
 
 folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
 pairs = {{key: value for key, value in options.items() if key != "lora_dropout"}}
 dpo.train(folder / "pairs", folder / "dpo-two", **pairs, eval_data=[folder / "pairs-held"])
 sft.train(folder / "rows", folder / "whole", **options)
-plain = deadly(sft, die)
+plain = deadly(sft, 5)
 try:
     sft.train(folder / "rows", folder / "cut", **options)
 except Died:

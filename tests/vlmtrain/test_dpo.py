@@ -10,7 +10,7 @@ from typing import Any
 import colour_rows as rows
 import pytest
 import torch
-from safetensors.torch import load_file
+from run_files import weights
 
 from vlmdata.errors import ConfigError, DataError
 from vlmtrain import sft
@@ -44,10 +44,6 @@ def tuned(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
 def logged(run: Path) -> list[dict[str, Any]]:
     entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [entry for entry in entries if "loss" in entry]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "adapter_model.safetensors")
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl", pytest.param("idefics3", marks=pytest.mark.slow)])

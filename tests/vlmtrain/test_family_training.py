@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import colour_rows as rows
 import pytest
 import tiny_models
 import torch
+from run_files import losses
 from safetensors.torch import load_file
 
 from vlmtrain import dpo, sft
@@ -24,6 +25,7 @@ from vlmtrain.collate import Collator
 from vlmtrain.family import Family
 from vlmtrain.merge import merge
 from vlmtrain.model import Loaded, load
+from vlmtrain.parts import layers_of
 from vlmtrain.runs import RunResult
 from vlmtrain.saving import save
 from vlmtrain.training import begin, run
@@ -98,11 +100,6 @@ def started(method: str, family: Family, base: Path, folder: Path, **options: An
     job = begin(method, data=[data], out=folder / "run", overwrite=True, progress=False, options=given)
     assert not isinstance(job, RunResult)
     return MAKE[method](job), job
-
-
-def losses(out: Path) -> list[float]:
-    entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [entry["loss"] for entry in entries if "loss" in entry]
 
 
 def test_sft_trains_every_part(loaded: Loaded, trained: Trained) -> None:
@@ -199,11 +196,17 @@ def same(found: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[
 def test_gradient_checkpointing_changes_nothing(
     loaded: Loaded, model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """And a tower that is trained gets its gradients."""
+    """And a tower that is trained gets its gradients; all layers but the last are computed twice."""
     family = loaded.family
     options = {"gradient_checkpointing": True, "parts": all_parts(family)}
     trainer, _ = started("sft", family, model_folder(family.name), tmp_path, **options)
-    off, on = (gradients(trainer, checkpointing) for checkpointing in (False, True))
+    off = gradients(trainer, False)
+    seen: Counter[str] = Counter()
+    for name, layer in layers_of(trainer.net, family).items():
+        linear = next(module for module in layer.modules() if isinstance(module, torch.nn.Linear))
+        linear.register_forward_pre_hook(lambda module, args, name=name: seen.update([name]))
+    on = gradients(trainer, True)
+    assert [*seen.values()] == [*[2] * (len(seen) - 1), 1]
     same(on, off)
     in_tower = [n for n in on[1] if n.removeprefix("base_model.model.").startswith(family.towers)]
     assert sum(on[1][name].abs().max() > 0 for name in in_tower) > len(in_tower) / 2

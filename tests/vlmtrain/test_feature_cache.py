@@ -10,13 +10,14 @@ from typing import Any
 import colour_rows as rows
 import labelled_rows
 import pytest
+import run_files
 import tiny_models
 import torch
-import tuned
+from killed import Died, Kill, killed_after
 from labelled_rows import QUICK
 from safetensors.torch import load_file
 from test_family_training import MAKE, gradients, same, write
-from transformers import AutoConfig, TrainerCallback
+from transformers import AutoConfig
 
 from vlmdata.errors import ConfigError
 from vlmtrain import classify, dpo, kto, sft
@@ -30,14 +31,8 @@ from vlmtrain.training import begin, run
 PROBE = {**QUICK, "lora_dropout": None, "augment": "none", "head_only": True, "epochs": 3}
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_rows.write(tmp_path_factory.mktemp("data") / "train", 4)
-
-
-@pytest.fixture(scope="module")
-def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_rows.write(tmp_path_factory.mktemp("data") / "held", 2, seed=9)
+pictures = labelled_rows.shards("train", 4)
+held = labelled_rows.shards("held", 2, seed=9)
 
 
 def _watch_pictures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -87,31 +82,16 @@ def test_a_head_is_trained_on_features_computed_once(
         for on in (False, True)
     )
     assert sum(seen) == 3 * (24 + 12) + 24 + 12, "without it each row in each pass, with it each row once"
-    ours, theirs = labelled_rows.weights(kept.out), labelled_rows.weights(plain.out)
+    ours, theirs = run_files.weights(kept.out), run_files.weights(plain.out)
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():
         torch.testing.assert_close(ours[key], value, atol=1e-5, rtol=1e-5)
-    losses = [[entry["loss"] for entry in labelled_rows.logged(run.out) if "loss" in entry] for run in (plain, kept)]
+    losses = [[entry["loss"] for entry in run_files.logged(run.out) if "loss" in entry] for run in (plain, kept)]
     assert len(losses[0]) == 6 and losses[1] == pytest.approx(losses[0], abs=1e-5)
     assert json.loads((kept.out / "vlmtrain.json").read_text())["features"] == "computed once"
     assert "features" not in json.loads((plain.out / "vlmtrain.json").read_text())
     left = [{file.relative_to(run.out) for file in run.out.rglob("*")} for run in (plain, kept)]
     assert left[0] == left[1], "nothing of it stays"
-
-
-class _Died(Exception):
-    pass
-
-
-class _Kill(TrainerCallback):
-    """Ends a run after a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise _Died
 
 
 def test_a_killed_run_finds_the_features_of_its_head(
@@ -120,21 +100,12 @@ def test_a_killed_run_finds_the_features_of_its_head(
     base = tiny_models.make("vit", tmp_path / "base")
     options = {**PROBE, "model": str(base), "eval_data": [held], "save_steps": 2}
     whole = classify.train(pictures, tmp_path / "whole", **options)
-    with monkeypatch.context() as patch:
-        plain = classify.make_trainer
-
-        def deadly(job: Any) -> Any:
-            trainer = plain(job)
-            trainer.add_callback(_Kill(3))
-            return trainer
-
-        patch.setattr(classify, "make_trainer", deadly)
-        with pytest.raises(_Died):
-            classify.train(pictures, tmp_path / "killed", **options)
+    with killed_after(classify, 3):
+        classify.train(pictures, tmp_path / "killed", **options)
     seen = _watch_pictures(monkeypatch)
     resumed = classify.train(pictures, tmp_path / "killed", **options, resume=True)
     assert resumed.metrics["resumed_from_step"] == 2 and not seen
-    assert labelled_rows.same(whole.out, resumed.out)
+    assert run_files.same(whole.out, resumed.out)
 
 
 def test_a_head_below_which_values_are_dropped_is_trained_the_plain_way(
@@ -202,7 +173,7 @@ def test_kept_features_change_nothing(
     for kept in ("off", where):
         trainer, job, made[kept] = _started(method, model_folder(name), data, tmp_path / kept, cache_vision=kept)
         result = run(trainer, job)
-        found[kept] = (tuned.losses(result.out), labelled_rows.weights(result.out))
+        found[kept] = (run_files.losses(result.out), run_files.weights(result.out))
         if kept != "off":
             figures = result.metrics["vision_cache"]
             assert (figures["images"], figures["tower_images"]) == (5, 5) and figures["bytes"] > 0
@@ -278,8 +249,8 @@ def test_a_killed_run_finds_its_features(
     trainer, job, made = _started("sft", base, data, tmp_path / "whole", **options)
     whole = run(trainer, job)
     trainer, job, _ = _started("sft", base, data, tmp_path / "killed", **options)
-    trainer.add_callback(_Kill(5))
-    with pytest.raises(_Died):
+    trainer.add_callback(Kill(5))
+    with pytest.raises(Died):
         run(trainer, job)
     files = sorted((tmp_path / "killed" / "checkpoints" / "image-features").rglob("*.safetensors"))
     assert len(files) == 5
@@ -295,7 +266,7 @@ def test_a_killed_run_finds_its_features(
         adapters = [load_file(result.out / "adapter_model.safetensors") for result in (whole, resumed)]
         torch.testing.assert_close(*adapters, rtol=1e-3, atol=1e-4)
     else:
-        assert labelled_rows.same(whole.out, resumed.out)
+        assert run_files.same(whole.out, resumed.out)
     assert not (resumed.out / "checkpoints" / "image-features").exists()
 
 
@@ -311,7 +282,7 @@ def test_with_room_for_some_the_others_are_seen_every_time(model_folder: Callabl
             assert 0 < figures["images"] < 5 and figures["bytes"] < 6e-6 * 2**30 + 2000
             assert figures["tower_images"] == 15 - 2 * figures["images"]
             assert sum(made[kept]) < sum(made["off"])
-            assert labelled_rows.same(tmp_path / "off", result.out)
+            assert run_files.same(tmp_path / "off", result.out)
 
 
 def test_good_and_bad_answers_spoiled_pictures_and_questions_on_one_image(
@@ -335,7 +306,7 @@ def test_good_and_bad_answers_spoiled_pictures_and_questions_on_one_image(
         where = ("ram", "disk")[number % 2]
         given = {**QUICK_TALKS, "model": str(base), "epochs": 2, "progress": False, **options}
         runs = [train(data, tmp_path / f"{number}-{kept}", cache_vision=kept, **given) for kept in ("off", where)]
-        assert labelled_rows.same(runs[0].out, runs[1].out)
+        assert run_files.same(runs[0].out, runs[1].out)
         assert runs[1].metrics["vision_cache"]["images"] == (5 if data == pairs else 4)
 
 

@@ -13,8 +13,10 @@ import labelled_rows
 import pytest
 import tiny_models
 import torch
+from killed import Died, killed_after
 from last_block_runs import HELD, LAST, ROWS, SIZE, watch
-from transformers import AutoConfig, TrainerCallback
+from run_files import logged, weights
+from transformers import AutoConfig
 
 from vlmtrain import classify, kept_activations
 from vlmtrain.block_features import Cut
@@ -25,19 +27,8 @@ SLOW = pytest.mark.slow
 KINDS = [pytest.param(f, k, marks=() if k in FAST else SLOW) for f, k in labelled_rows.kinds()]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_rows.write(tmp_path_factory.mktemp("data") / "train", 4)
-
-
-@pytest.fixture(scope="module")
-def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_rows.write(tmp_path_factory.mktemp("data") / "held", 2, seed=9)
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.make("vit", tmp_path_factory.mktemp("bases") / "vit")
+data = labelled_rows.shards("train", 4)
+held = labelled_rows.shards("held", 2, seed=9)
 
 
 @pytest.fixture(scope="module")
@@ -60,27 +51,14 @@ def below(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return watch(monkeypatch)
 
 
-class Died(Exception):
-    pass
-
-
-class Kill(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise Died
-
-
 def close(first: RunResult, second: RunResult) -> None:
     """Same weights, losses and evaluations."""
-    ours, theirs = labelled_rows.weights(first.out), labelled_rows.weights(second.out)
+    ours, theirs = weights(first.out), weights(second.out)
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():
         torch.testing.assert_close(ours[key], value, atol=1e-5, rtol=1e-5)
     for name in ("loss", "eval_loss", "eval_accuracy"):
-        logs = [[e[name] for e in labelled_rows.logged(run.out) if name in e] for run in (first, second)]
+        logs = [[e[name] for e in logged(run.out) if name in e] for run in (first, second)]
         assert len(logs[1]) > 2 and logs[0] == pytest.approx(logs[1], abs=1e-5), name
 
 
@@ -159,17 +137,8 @@ def test_a_run_killed_while_it_computes_or_trains_goes_on_with_what_is_kept(
             classify.train(data, tmp_path / "run", **options)
     assert below == [12, 12], "two batches of three"
     below.clear()
-    with monkeypatch.context() as patch:
-        made = classify.make_trainer
-
-        def deadly(job: Any) -> Any:
-            trainer = made(job)
-            trainer.add_callback(Kill(3))
-            return trainer
-
-        patch.setattr(classify, "make_trainer", deadly)
-        with pytest.raises(Died):
-            classify.train(data, tmp_path / "run", **options, resume=True)
+    with killed_after(classify, 3):
+        classify.train(data, tmp_path / "run", **options, resume=True)
     assert below == [12, 12], "the first batch, which tells that it is exact, and the third"
     (folder,) = (tmp_path / "run" / "checkpoints" / "image-features").iterdir()
     assert (folder / "values").stat().st_size == 36 * SIZE
@@ -177,49 +146,32 @@ def test_a_run_killed_while_it_computes_or_trains_goes_on_with_what_is_kept(
     run = classify.train(data, tmp_path / "run", **options, resume=True)
     assert run.metrics["resumed_from_step"] == 2 and below == [12]
     assert not (run.out / "checkpoints" / "image-features").exists()
-    assert labelled_rows.weights(run.out).keys() == labelled_rows.weights(steady.out).keys()
-    for key, value in labelled_rows.weights(steady.out).items():
-        torch.testing.assert_close(labelled_rows.weights(run.out)[key], value, atol=1e-5, rtol=1e-5)
+    assert weights(run.out).keys() == weights(steady.out).keys()
+    for key, value in weights(steady.out).items():
+        torch.testing.assert_close(weights(run.out)[key], value, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_where_and_how_much_may_change_when_a_run_is_resumed(
-    vit: Path, data: Path, held: Path, steady: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vit: Path, data: Path, held: Path, steady: RunResult, tmp_path: Path
 ) -> None:
     options = {**LAST, "model": str(vit), "eval_data": [held], "save_steps": 2, "lora_dropout": 0.0}
     part = 20.5 * SIZE / 2**30
-    made = classify.make_trainer
     ways = ({"cache_in": "disk"}, {"cache_in": "disk", "cache_gb": part}, {"cache_in": "ram"})
     for number, way in enumerate(ways):
-        with monkeypatch.context() as patch:
-
-            def deadly(job: Any, step: int = number + 3) -> Any:
-                trainer = made(job)
-                trainer.add_callback(Kill(step))
-                return trainer
-
-            patch.setattr(classify, "make_trainer", deadly)
-            with pytest.raises(Died):
-                classify.train(data, tmp_path / "run", **options, **way, resume=number > 0)
+        with killed_after(classify, number + 3):
+            classify.train(data, tmp_path / "run", **options, **way, resume=number > 0)
     run = classify.train(data, tmp_path / "run", **options, resume=True)
     assert run.metrics["resumed_from_step"] == 4
-    for key, value in labelled_rows.weights(steady.out).items():
-        torch.testing.assert_close(labelled_rows.weights(run.out)[key], value, atol=1e-5, rtol=1e-5)
+    for key, value in weights(steady.out).items():
+        torch.testing.assert_close(weights(run.out)[key], value, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("where", [pytest.param("ram", marks=SLOW), "disk"])
 def test_a_picture_that_cannot_be_decoded_ends_nothing(where: str, vit: Path, held: Path, tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     folder = labelled_rows.write(tmp_path / "data", 4)
-    file = next(folder.glob("*.parquet"))
-    table = pq.read_table(file)
-    rows = table.to_pylist()
     # One in the first batch, which is tried, the other at the end of a class: the next row has another label.
-    for place in (3, 19):
-        rows[place]["images"][0]["bytes"] = rows[place]["images"][0]["bytes"][:40]
-    pq.write_table(pa.Table.from_pylist(rows, table.schema), file)
+    rows = labelled_rows.cut_short(folder, (3, 19))
     assert rows[3]["label"] != rows[4]["label"] and rows[19]["label"] != rows[20]["label"]
     options = {**LAST, "model": str(vit), "eval_data": [held]}
     kept = classify.train(folder, tmp_path / "kept", **options, cache_in=where)
@@ -313,5 +265,5 @@ def test_two_processes_are_one(vit: Path, data: Path, held: Path, plain: RunResu
         counts = [json.loads((tmp_path / f"{where}-{rank}.json").read_text()) for rank in (0, 1)]
         assert counts == [12, 18], "the first has the batch it was tried on already"
         assert note(RunResult(tmp_path / where, {}, {})) == "before block 2 of 2: of 36 of 36 pictures computed once"
-        for key, value in labelled_rows.weights(alone.out).items():
-            torch.testing.assert_close(labelled_rows.weights(tmp_path / where)[key], value, atol=2e-3, rtol=1e-2)
+        for key, value in weights(alone.out).items():
+            torch.testing.assert_close(weights(tmp_path / where)[key], value, atol=2e-3, rtol=1e-2)

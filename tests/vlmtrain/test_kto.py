@@ -15,6 +15,7 @@ import colour_rows as rows
 import pytest
 import torch
 from peft import set_peft_model_state_dict
+from run_files import logged, weights
 from safetensors.torch import load_file
 
 from vlmdata.errors import ConfigError, DataError
@@ -51,14 +52,6 @@ def judged(number: int) -> list[dict[str, Any]]:
         answer = row["messages"][1] if good else rows.assistant("It is a circle, I think.")
         made.append({**row, "messages": [row["messages"][0], answer], "meta": json.dumps({"liked": good})})
     return made
-
-
-def logged(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / ADAPTER)
 
 
 def trainer_for(data: Path, base: Path, out: Path, **options: Any) -> Any:

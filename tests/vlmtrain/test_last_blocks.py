@@ -13,6 +13,7 @@ import labelled_rows
 import peft
 import pytest
 import torch
+from run_files import weights
 from torch import nn
 from tuned import begun, logits, plain
 
@@ -138,7 +139,7 @@ def test_text_models_are_trained_in_their_last_blocks(
     free = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
     assert free and all(".layers.1." in name for name in free)
     run = made.run(trainer, job).out
-    state = labelled_rows.weights(run)
+    state = weights(run)
     assert state and all(".layers.1." in key for key in state)
     parts = {"vision_tower" if ".vision_tower." in key else "language_model" for key in state}
     assert parts == ({"language_model"} if not more else {"vision_tower", "language_model"})
@@ -160,7 +161,7 @@ def test_an_adapter_keeps_its_blocks_when_it_is_trained_further(base: Path, data
         sft.train(data, tmp_path / "no", **given, adapter=str(first), lora_last_layers=2)
     second = sft.train(data, tmp_path / "second", **given, adapter=str(first)).out
     assert json.loads((second / "vlmtrain.json").read_text())["config"]["lora_last_layers"] == 1
-    before, after = labelled_rows.weights(first), labelled_rows.weights(second)
+    before, after = weights(first), weights(second)
     assert before.keys() == after.keys() and any(not torch.equal(before[key], after[key]) for key in before)
 
 

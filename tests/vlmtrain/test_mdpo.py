@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import random
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import colour_rows as rows
 import pytest
 import torch
 from PIL import Image, ImageStat
+from run_files import logged
 
 from vlmdata.errors import ConfigError
 from vlmtrain import family as families
@@ -52,10 +52,6 @@ def pictured(number: int) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return rows.write(tmp_path_factory.mktemp("data") / "pairs", [*pictured(15), TEXT])
-
-
-def logged(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def trainer_for(data: Path, base: Path, out: Path, **options: Any) -> Any:

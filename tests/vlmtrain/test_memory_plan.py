@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import tiny_models
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 from benchmarks.plan_accuracy import in_process, make_model
 from vlmdata.errors import ConfigError, MissingError
@@ -26,6 +28,7 @@ from vlmtrain.planning.emulate import Emulation, backward
 from vlmtrain.planning.ledger import Ledger
 from vlmtrain.planning.rehearse import prepare, rehearse
 from vlmtrain.planning.shapes import find_shape, packaged_names, parse_count, shape_of_size
+from vlmtrain.planning.show import show
 
 # As the model cards' safetensors counts give them; ViT's with a head for the 101 classes of Food-101.
 PUBLISHED = {
@@ -95,6 +98,7 @@ def test_the_tables_of_the_post_on_dpo() -> None:
         ("llava", "dpo", {"gradient_checkpointing": True}),
         ("qwen2_vl", "sft", {"tuner": "full", "gradient_checkpointing": False, "accumulate": 2}),
         slow("llava", "sft", {"gradient_checkpointing": False, "compact_head": False}),
+        slow("llava", "sft", {"checkpoint_layers": 2}),
         slow("llava", "kto", {"gradient_checkpointing": False, "batch_size": 2}),
         slow("llava", "dpo", {"gradient_checkpointing": False, "image_weight": 1.0}),
         slow("llava", "dpo", {"gradient_checkpointing": True, "reference": "live"}),
@@ -180,13 +184,15 @@ def test_what_each_setting_changes(models: dict[str, Path]) -> None:
     assert plain["reference"] == 0 and items(reference="copy")["reference"] == plain["weights"]
     assert items(reference="live")["reference"] == 0, "the adapter is switched off for it"
     assert items(tuner="full", reference="live")["reference"] == items(tuner="full")["weights"]
-    assert items(gradient_checkpointing=False)["activations"] > 2 * plain["activations"]
+    kept, every = items(gradient_checkpointing=False)["activations"], items(checkpoint_layers=2)["activations"]
+    assert kept > plain["activations"] > every and kept > 2 * every, "all layers but the last recompute"
     assert items(accumulate=2)["gradients"] == items(accumulate=3)["gradients"] > plain["gradients"]
     assert items(lora_r=32)["adapter"] == 2 * plain["adapter"]
     assert items(lora_r=32)["optimizer"] == 2 * plain["optimizer"]
     assert items(optimizer="adamw_8bit")["optimizer"] < plain["optimizer"]
     assert items(optimizer="sgd")["optimizer"] == 0 < items(optimizer="adafactor")["optimizer"]
-    assert items(share_features=False, parts="vision,language")["images"] > plain["images"]
+    every_activation = {"gradient_checkpointing": False, "share_features": False}
+    assert items(**every_activation, parts="vision,language")["images"] > items(**every_activation)["images"]
     assert items(method="kto")["weights"] == plain["weights"]
     assert items(dtype="bfloat16")["weights"] == pytest.approx(plain["weights"] / 2, rel=0.01)
 
@@ -288,6 +294,29 @@ def test_knobs_and_cards(models: dict[str, Path], monkeypatch: pytest.MonkeyPatc
     assert large.fits and not large.knobs and large.after == found.memory.peak
     assert not middle.fits and middle.knobs and middle.after <= 0.9 * found.memory.peak
     assert not small.knobs or small.after <= 0.62 * found.memory.peak
+
+
+def test_fewer_layers_recompute_where_they_fit(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cards here have room for what so many of two layers take."""
+    options: dict[str, Any] = {"model": str(models["llava"]), "checkpoint_layers": 2, "images": 0, "length": 1500}
+
+    def peak(**keys: Any) -> int:
+        return plan("sft", advice=False, **{**options, **keys}).memory.peak
+
+    one, none = peak(checkpoint_layers=1), peak(checkpoint_layers=None, gradient_checkpointing=False)
+    rooms = {24: peak(), 48: one, 80: none}
+    assert rooms[24] < one < none
+    monkeypatch.setattr(advice, "usable", lambda card: rooms[card])
+    monkeypatch.setattr(advice, "FRAGMENTS", 1.0)
+    found = plan("sft", **options)
+    faster = ["", "--set checkpoint_layers=1", "--no-checkpointing"]
+    assert [(card.fits, card.faster, card.faster_peak) for card in found.cards] == [
+        (True, text, at) for text, at in zip(faster, (0, one, none), strict=True)
+    ]
+    console = Console(width=80, file=io.StringIO())
+    show(found, console)
+    assert f"faster: --set checkpoint_layers=1, {one / 1e9:.1f} GB" in console.file.getvalue()
+    assert not any(card.faster for card in plan("sft", **{**options, "checkpoint_layers": 1}).cards[:2])
 
 
 @pytest.mark.parametrize("name", ["idefics2", "paligemma", "blip2", "mllama", "gemma3", "qwen3_vl", "internvl"])

@@ -12,11 +12,13 @@ import labelled_rows
 import pytest
 import tiny_models
 import torch
+from accelerate.utils import send_to_device
 
-from vlmtrain import narrow
+from vlmtrain import classify, head_features, kept_activations, narrow, reference, training
 from vlmtrain.collate import Collator
 from vlmtrain.model import load
 from vlmtrain.pixels import view_size
+from vlmtrain.runs import RunResult
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +101,91 @@ def test_training_on_them_is_the_same(method: str, data: dict[str, Path], base: 
         outcomes.append(fed.outcome(trainer))
     (weights, losses), (others, expected) = outcomes
     assert losses == expected and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+class Moved:
+    """In place of what brings batches to the device: remembers in which precision their pixels came."""
+
+    def __init__(self, move: Callable[..., Any]) -> None:
+        self.move, self.kinds = move, set[tuple[str, torch.dtype]]()
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        named = inputs.items() if isinstance(inputs, dict) else [("pixel_values", inputs)]
+        self.kinds |= {(key, value.dtype) for key, value in named if key.endswith("pixel_values")}
+        return self.move(inputs, *args, **kwargs)
+
+
+def evaluated(trainer: Any) -> tuple[dict[str, float], set[tuple[str, torch.dtype]]]:
+    """What an evaluation finds but for times, and how its pixels came."""
+    trainer.moved = moved = Moved(trainer.moved)
+    figures = {key: value for key, value in trainer.evaluate().items() if not ("second" in key or "time" in key)}
+    return figures, moved.kinds
+
+
+def plain_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "worker_dtype", lambda trainer, job: None)
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto"])
+def test_evaluation_and_reference_on_them_are_the_same(
+    method: str, data: dict[str, Path], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"dtype": "bfloat16", "eval_fraction": 0.3, "workers": 1}
+    options |= {"reference_cache": False} if method != "sft" else {}
+    options |= {"image_weight": 1.0} if method == "dpo" else {}
+    keys = {"pixel_values", *(["corrupted_pixel_values"] if method == "dpo" else [])}
+    outcomes = []
+    for dtype in (torch.bfloat16, torch.float32):
+        asked = Moved(send_to_device)
+        monkeypatch.setattr(reference, "send_to_device", asked)
+        trainer, _ = fed.made(method, data[method], base, tmp_path / str(dtype), **options)
+        collate = trainer.data_collator.collate
+        figures, kinds = evaluated(trainer)
+        assert kinds == {(key, dtype) for key in keys} and asked.kinds == (kinds if method != "sft" else set())
+        said = [getattr(collate, name, None) for name in ("reference", "corrupted_reference")]
+        assert (said[0] is not None) is (method != "sft") and (said[1] is not None) is (method == "dpo")
+        outcomes.append((figures, said))
+        plain_pixels(monkeypatch)
+    assert outcomes[0] == outcomes[1] and outcomes[0][0]["eval_loss"] > 0
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_a_live_reference_sees_them_in_evaluation(
+    method: str, data: dict[str, Path], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights are others than the reference's, so that its figures count."""
+    outcomes = []
+    for dtype in (torch.bfloat16, torch.float32):
+        options = {"dtype": "bfloat16", "eval_fraction": 0.3, "reference": "live", "max_steps": 2}
+        trainer, _ = fed.made(method, data[method], base, tmp_path / str(dtype), **options)
+        trainer.train()
+        figures, kinds = evaluated(trainer)
+        assert kinds == {("pixel_values", dtype)}
+        outcomes.append(figures)
+        plain_pixels(monkeypatch)
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("kept", ["features", "activations", "nothing"])
+def test_so_is_what_a_classifier_keeps(kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_models.make("vit", tmp_path / "vit")
+    shards = labelled_rows.write(tmp_path / "shards", 4)
+    options: dict[str, Any] = {"model": str(model), "dtype": "bfloat16", "batch_size": 6, "augment": "none"}
+    options |= {"eval_fraction": 0.25, "epochs": 2, "logging_steps": 1}
+    options |= {"features": {"head_only": True}, "activations": {"lora_last_layers": 1}, "nothing": {}}[kept]
+    place = {"features": head_features, "activations": kept_activations}.get(kept)
+    outcomes = []
+    for dtype in (torch.bfloat16, torch.float32):
+        computed = Moved(send_to_device)
+        if place is not None:
+            monkeypatch.setattr(place, "send_to_device", computed)
+        job = classify.begin(data=[shards], out=tmp_path / str(dtype), progress=False, options=options)
+        assert not isinstance(job, RunResult)
+        trainer = classify.make_trainer(job)
+        assert computed.kinds == ({("pixel_values", dtype)} if place else set())
+        trainer.train()
+        figures, kinds = evaluated(trainer)
+        assert kinds == (set() if place else {("pixel_values", dtype)})
+        outcomes.append((figures, fed.outcome(trainer)[1]))
+        plain_pixels(monkeypatch)
+    assert outcomes[0] == outcomes[1]

@@ -9,9 +9,9 @@ from typing import Any
 import colour_rows as rows
 import peft
 import pytest
-import tiny_models
 import torch
-from tuned import begun, logits, losses, plain
+from run_files import losses
+from tuned import begun, logits, plain
 
 from vlmdata.errors import ConfigError, DependencyError
 from vlmtrain import dpo, sft
@@ -22,12 +22,6 @@ from vlmtrain.sft import make_trainer, train
 
 QUICK: dict[str, Any] = {"batch_size": 8, "learning_rate": 1e-2, "lora_r": 8, "progress": False}
 SLOW = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wide enough for 4 bits."""
-    return tiny_models.make("llava", tmp_path_factory.mktemp("wide") / "wide", width=64, head_gain=20.0)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +42,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"quantize": "4bit", "tuner": "dora"},
         pytest.param({"quantize": "4bit", "tuner": "adalora", "learning_rate": 3e-2}, marks=SLOW),
         {"quantize": "8bit", "tuner": "lokr"},
+        {"quantize": "8bit", "tuner": "dora"},
         pytest.param({"quantize": "8bit", "tuner": "loha", "learning_rate": 3e-2}, marks=SLOW),
         pytest.param({"quantize": "4bit", "gradient_checkpointing": True, "optimizer": "adamw_8bit"}, marks=SLOW),
         {"quantize": "4bit", "parts": "vision,projector,language", "quantize_parts": "vision,projector,language"},
@@ -131,3 +126,22 @@ def test_bits_need_bitsandbytes(wide: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(DependencyError, match=r"--quantize 4bit needs bitsandbytes.*vlm-toolkit\[quant\]"):
         load(str(wide), quantize="4bit", device="cpu")
+
+
+def test_weights_of_eight_bits_lose_their_scales_to_dora(wide: Path) -> None:
+    """On a CPU, at the second forward; what is computed is what dora makes of the rounded weights."""
+    pytest.importorskip("bitsandbytes")
+    loaded = load(str(wide), quantize="8bit", device="cpu", trainable=True)
+    config = peft.LoraConfig(r=4, use_dora=True, target_modules=["q_proj", "down_proj"])
+    model = peft.get_peft_model(loaded.model, config)
+    with model.disable_adapter():
+        plain_ones = logits(model, loaded)
+    first, second = logits(model, loaded), logits(model, loaded)
+    assert torch.equal(first, second)
+    # An adapter that has learned nothing changes nothing, but for rounding.
+    torch.testing.assert_close(first, plain_ones, rtol=0, atol=2e-3)
+    for module in model.modules():
+        if type(module).__name__ == "Linear8bitLt":
+            module._forward_pre_hooks.clear()
+    with pytest.raises(AttributeError, match="NoneType"):
+        logits(model, loaded)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,34 @@ def test_what_was_not_used_for_longest_goes(tmp_path: Path, monkeypatch: pytest.
     stores[0].find([])
     assert [store.folder.is_dir() for store in stores] == [True, False, False, True]
     assert stores[0].find(["5"]) == {"5": (0.5, 0.5)} and stores[1].find(["5"]) == {}
+
+
+def test_of_a_large_file_only_what_is_asked_for_is_kept(tmp_path: Path) -> None:
+    """Whether or not lines are damaged, which are taken out as ever."""
+    said: list[str] = []
+    shared = reference_cache.Shared(tmp_path, {"a": 1}, said.append)
+    for batch in range(200):
+        shared.add({f"{batch} {row}": (batch + row / 3, -row / 7) for row in range(300)})
+    shared.add({"7 7": (0.0, 0.0), "last": (0.5, 0.5)})
+    file, asked = shared.journal.path, ["7 7", "nobody", "199 299", "last", "3 4"]
+    expected = {"7 7": (7 + 7 / 3, -1.0), "199 299": (199 + 299 / 3, -299 / 7), "last": (0.5, 0.5)}
+    expected["3 4"] = (3 + 4 / 3, -4 / 7)
+    whole = file.read_bytes()
+    assert len(whole) > 2_000_000
+    tracemalloc.start()
+    try:
+        assert list(shared.find(iter(asked)).items()) == list(expected.items()) and not said
+        # A line is torn in the middle, another was never finished.
+        file.write_bytes(whole[:1000] + b"\n" + whole[1001:-5])
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        found = shared.find(asked)
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert list(found.items()) == [(key, one) for key, one in expected.items() if key != "last"]
+    assert said == ["reference lines that are damaged: 3; their rows are computed again"]
+    assert peak < 500_000, "lines of a batch, not the file"
+    assert shared.find(asked) == found and len(said) == 1
+    # Of the first batch nothing is left, of the others all.
+    assert len(shared.journal.read()[0]) == 199 * 300

@@ -7,15 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import colour_rows as rows
 import pytest
 import torch
+from killed import killed_after
+from run_files import same
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
 from vlmdata.errors import ConfigError, DataError, MissingError, OutputExistsError
 from vlmtrain import dpo, sft
@@ -26,10 +26,10 @@ Killed = tuple[str, Path, Path, dict[str, Any]]
 # Dies without a word at step 5, as a machine does, in the middle of the second epoch.
 KILLED = """
 import os
-import test_resume
+from killed import deadly
 from vlmtrain import sft
 
-test_resume.deadly(sft, lambda: os._exit(9))
+deadly(sft, 5, lambda: os._exit(9))
 sft.train({data!r}, {out!r}, **{options!r})
 """
 OPTIONS = {
@@ -41,33 +41,6 @@ OPTIONS = {
     "save_steps": 2,
     "progress": False,
 }
-
-
-class Died(Exception):
-    pass
-
-
-def die() -> None:
-    raise Died
-
-
-def deadly(method: Any, end: Callable[[], None]) -> Callable[[Any], Any]:
-    """Make a method's trainers end at step 5; gives back how they are made else."""
-
-    class Kill(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 5:
-                end()
-
-    plain = method.make_trainer
-
-    def make(job: Any) -> Any:
-        trainer = plain(job)
-        trainer.add_callback(Kill())
-        return trainer
-
-    method.make_trainer = make
-    return plain
 
 
 @pytest.fixture(scope="module", params=["sft", "dpo"])
@@ -85,17 +58,10 @@ def killed(request: pytest.FixtureRequest, base: Path, tmp_path_factory: pytest.
         )
         assert run.returncode == 9, run.stderr
     else:
-        plain = deadly(dpo, die)
-        with pytest.raises(Died):
+        with killed_after(dpo, 5):
             dpo.train(data, out, **options)
-        dpo.make_trainer = plain  # type: ignore[assignment]
     assert not (out / "vlmtrain.json").exists()
     return method, data, out, options
-
-
-def same(first: Path, second: Path) -> bool:
-    a, b = (load_file(folder / "adapter_model.safetensors") for folder in (first, second))
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def steps(run: Path) -> list[int]:

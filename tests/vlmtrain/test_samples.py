@@ -9,7 +9,8 @@ from typing import Any
 import colour_rows as rows
 import pytest
 import torch
-from safetensors.torch import load_file
+from killed import killed_before
+from run_files import same
 
 from vlmdata.errors import ConfigError
 from vlmtrain import dpo, sft
@@ -31,15 +32,6 @@ SAMPLED = {"sample_steps": 3, "sample_rows": 2, "sample_tokens": 8}
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return rows.write(tmp_path_factory.mktemp("data") / "colours", rows.colours(16))
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_file(out / "adapter_model.safetensors")
-
-
-def same(first: Path, second: Path) -> bool:
-    a, b = weights(first), weights(second)
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 @pytest.mark.parametrize("more", [{"sample_temperature": 1.5, "sample_min_p": 0.1}, {"gradient_checkpointing": True}])
@@ -78,20 +70,11 @@ def test_answers_are_those_vlmeval_gets(base: Path, colours: Path, tmp_path: Pat
     assert all(row["reference"] in card for row in found)
 
 
-def test_a_resumed_run_samples_on(base: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_samples_on(base: Path, colours: Path, tmp_path: Path) -> None:
     options = {**OPTIONS, **SAMPLED, "model": str(base), "sample_steps": 1, "save_steps": 2}
     whole = sft.train(colours, tmp_path / "whole", **options)
-    plain = sft.Trainer.training_step
-
-    def dying(trainer: Any, *args: Any, **kwargs: Any) -> Any:
-        if trainer.state.global_step == 3:
-            raise RuntimeError("killed")
-        return plain(trainer, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sft.Trainer, "training_step", dying)
-        with pytest.raises(RuntimeError, match="killed"):
-            sft.train(colours, tmp_path / "run", **options)
+    with killed_before(sft, 4):
+        sft.train(colours, tmp_path / "run", **options)
     assert [row["step"] for row in read_samples(tmp_path / "run")] == [0, 0, 1, 1, 2, 2, 3, 3]
     resumed = sft.train(colours, tmp_path / "run", resume=True, **options)
     assert read_samples(resumed.out) == read_samples(whole.out)

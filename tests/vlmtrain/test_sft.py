@@ -12,7 +12,7 @@ import colour_rows as rows
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from run_files import logged, same, weights
 
 from vlmdata.errors import ConfigError, DataError, MissingError, OutputExistsError
 from vlmdata.manifest import Manifest
@@ -41,19 +41,6 @@ def trained(
     out = tmp_path_factory.mktemp("runs") / "run"
     parts = "vision,projector,language:attention,mlp"
     return base, train(data, out, model=str(base), epochs=12, parts=parts, eval_fraction=0.2, **QUICK)
-
-
-def logged(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "adapter_model.safetensors")
-
-
-def same(first: Path, second: Path) -> bool:
-    a, b = weights(first), weights(second)
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:

@@ -92,8 +92,13 @@ def test_a_shared_prefix_changes_nothing(
     parts = {} if frozen else {"parts": all_parts(family)}
     for shared in (True, False):
         trainer, _ = started(
-            "dpo", family, model_folder(family.name), tmp_path / str(shared), share_prefix=shared, skip_unread=shared,
-            **parts
+            "dpo",
+            family,
+            model_folder(family.name),
+            tmp_path / str(shared),
+            share_prefix=shared,
+            skip_unread=shared,
+            **parts,
         )
         batch = trainer.data_collator(list(trainer.train_dataset))
         assert ("sharing" in batch) is (shared and family.folds)
@@ -136,31 +141,34 @@ def asked_often(family: families.Family) -> list[dict[str, Any]]:
     return made
 
 
+def on_all_rows(family: families.Family, base: Path, data: Path, **options: Any) -> Any:
+    """An SFT trainer that holds nothing out."""
+    return started("sft", family, base, data.parent, eval_fraction=0.0, **options)[0]
+
+
+def of_each_row(trainer: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Log probabilities of the answers, summed for each row."""
+    with torch.no_grad():
+        inputs = trainer.with_features(batch)
+        found: torch.Tensor = trainer.model(**inputs, use_cache=False, fused_lm_head=True).log_probs.sum(1)
+    return found
+
+
 @pytest.mark.slow
 def test_packed_rows_are_rows(loaded: Loaded, model_folder: Callable[[str], Path], tmp_path: Path) -> None:
     """Loss of each row and gradients without padding, where each row has its own images."""
     family, found, each = loaded.family, {}, {}
     data = rows.write(tmp_path / "sft", asked_often(family))
     for packed in (True, False):
-        trainer, _ = started(
-            "sft",
-            family,
-            model_folder(family.name),
-            data.parent,
-            packing=packed,
-            share_prefix=False,
-            skip_unread=packed,
-            eval_fraction=0.0,
-        )
+        options = {"packing": packed, "share_prefix": False, "skip_unread": packed}
+        trainer = on_all_rows(family, model_folder(family.name), data, **options)
         batch = trainer.data_collator(list(trainer.train_dataset))
         assert ("sharing" in batch) is (packed and family.folds)
         counts = counted(trainer)
         found[packed] = gradients(trainer)
         if packed and family.folds:
             assert counts["tokens"] == int(batch["attention_mask"].sum()) < batch["input_ids"].numel()
-        with torch.no_grad():
-            inputs = trainer.with_features(batch)
-            each[packed] = trainer.model(**inputs, use_cache=False, fused_lm_head=True).log_probs.sum(1)
+        each[packed] = of_each_row(trainer, batch)
     torch.testing.assert_close(each[True], each[False], rtol=1e-5, atol=1e-5)
     same(found[True], found[False])
 
@@ -170,9 +178,7 @@ def test_attention_in_branches_is_attention_under_the_mask(model_folder: Callabl
     found = {}
     data = rows.write(tmp_path / "sft", asked_often(families.load("llava")))
     for attention in ("sdpa", "eager"):
-        trainer, _ = started(
-            "sft", families.load("llava"), model_folder("llava"), data.parent, packing=False, eval_fraction=0.0
-        )
+        trainer = on_all_rows(families.load("llava"), model_folder("llava"), data, packing=False)
         if attention == "eager":
             trainer.net.config.get_text_config()._attn_implementation = "eager"
             trainer.data_collator.collate.share = take_folded(trainer.net)
@@ -200,25 +206,15 @@ def test_rows_on_one_image_change_nothing(
     family, found, each, images = loaded.family, {}, {}, {}
     data = rows.write(tmp_path / "sft", asked_often(family))
     for shared in (True, False):
-        trainer, _ = started(
-            "sft",
-            family,
-            model_folder(family.name),
-            data.parent,
-            share_prefix=shared,
-            packing=shared,
-            skip_unread=shared,
-            eval_fraction=0.0,
-        )
+        options = {"packing": shared, "share_prefix": shared, "skip_unread": shared}
+        trainer = on_all_rows(family, model_folder(family.name), data, **options)
         batch = trainer.data_collator(list(trainer.train_dataset))
         assert ("sharing" in batch) is (shared and family.folds)
         if "sharing" in batch:
             assert sorted(len(rests) for _, rests in batch["sharing"]["layout"]) == [0, 0, 2, 4]
         images[shared] = batch["pixel_values"].numel()
         found[shared] = gradients(trainer)
-        with torch.no_grad():
-            inputs = trainer.with_features(batch)
-            each[shared] = trainer.model(**inputs, use_cache=False, fused_lm_head=True).log_probs.sum(1)
+        each[shared] = of_each_row(trainer, batch)
     torch.testing.assert_close(each[True], each[False], rtol=1e-5, atol=1e-5)
     same(found[True], found[False])
     assert (images[True] < images[False]) is family.folds

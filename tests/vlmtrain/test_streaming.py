@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import colour_rows as rows
-import fsspec
 import numpy as np
 import pytest
 import torch
+from killed import killed_after
 from safetensors.torch import load_file
 
 from vlmdata.errors import ConfigError, DataError
@@ -130,8 +129,6 @@ def test_what_is_skipped_is_not_read(data: Path, base: Path, tmp_path: Path) -> 
 
 def test_killed_and_resumed_is_undisturbed(data: Path, base: Path, tmp_path: Path) -> None:
     """Mixed, streamed, with workers and accumulation, killed in the middle of the second epoch."""
-    from test_resume import Died, deadly, die
-
     other = rows.write(tmp_path / "other", rows.colours(12), files=3)
     options: dict[str, Any] = {
         "model": str(base), "batch_size": 2, "accumulate": 2, "max_length": 60, "epochs": 2, "learning_rate": 1e-3,
@@ -139,12 +136,8 @@ def test_killed_and_resumed_is_undisturbed(data: Path, base: Path, tmp_path: Pat
         "progress": False,
     }  # fmt: skip
     sft.train([data, other], tmp_path / "whole", **options)
-    plain = deadly(sft, die)
-    try:
-        with pytest.raises(Died):
-            sft.train([data, other], tmp_path / "cut", **options, workers=2)
-    finally:
-        sft.make_trainer = plain  # type: ignore[assignment]
+    with killed_after(sft, 5):
+        sft.train([data, other], tmp_path / "cut", **options, workers=2)
     resumed = sft.train([data, other], tmp_path / "cut", resume=True, **options, workers=1)
     assert resumed.metrics["resumed_from_step"] == 4 and resumed.metrics["steps"] == 18
     a, b = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "cut"))
@@ -180,16 +173,6 @@ def test_what_needs_all_rows_is_refused(data: Path, base: Path, tmp_path: Path) 
         with pytest.raises(ConfigError, match=said):
             job([data], tmp_path / "x", base, **more)
     assert not (tmp_path / "x").exists()
-
-
-@pytest.fixture
-def store() -> Iterator[Any]:
-    memory = fsspec.filesystem("memory")
-    memory.store.clear()
-    memory.pseudo_dirs.clear()
-    yield memory
-    memory.store.clear()
-    memory.pseudo_dirs.clear()
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -10,6 +10,7 @@ from typing import Any
 import colour_rows as rows
 import pytest
 import torch
+from run_files import losses
 from safetensors.torch import load_file
 
 from vlmdata.errors import ConfigError, DataError
@@ -88,10 +89,6 @@ def test_rows_without_an_answer_are_left_out_unless_all_is_learned(base: Path, t
 def weighed(number: int, weights: Any) -> list[dict[str, Any]]:
     made = rows.colours(number)
     return [{**row, "meta": json.dumps({"quality": weight})} for row, weight in zip(made, weights, strict=True)]
-
-
-def losses(run: Path) -> list[float]:
-    return [entry["loss"] for entry in map(json.loads, (run / "log.jsonl").read_text().splitlines()) if "loss" in entry]
 
 
 def trainer_for(folder: Path, made: list[dict[str, Any]], base: Path, **options: Any) -> Any:

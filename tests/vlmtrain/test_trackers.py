@@ -14,6 +14,7 @@ from typing import Any
 
 import colour_rows as rows
 import pytest
+from killed import killed_before
 
 from vlmdata.errors import ConfigError, DependencyError
 from vlmtrain import sft
@@ -122,29 +123,9 @@ def test_wandb_offline(base: Path, colours: Path, offline: Path, tmp_path: Path)
 
 def test_a_resumed_run_is_the_same_run(base: Path, colours: Path, offline: Path, tmp_path: Path) -> None:
     options = {**OPTIONS, "report_to": "wandb", "model": str(base), "save_steps": 2, "log_model": "checkpoint"}
-    plain, out = sft.make_trainer, tmp_path / "run"
-
-    class Died(Exception):
-        pass
-
-    def deadly(job: Any) -> Any:
-        trainer = plain(job)
-        step = trainer.training_step
-
-        def dying(*args: Any, **kwargs: Any) -> Any:
-            if trainer.state.global_step == 3:
-                raise Died
-            return step(*args, **kwargs)
-
-        trainer.training_step = dying
-        return trainer
-
-    sft.make_trainer = deadly  # type: ignore[assignment]
-    try:
-        with pytest.raises(Died):
-            sft.train(colours, out, **options)
-    finally:
-        sft.make_trainer = plain  # type: ignore[assignment]
+    out = tmp_path / "run"
+    with killed_before(sft, 4):
+        sft.train(colours, out, **options)
     import wandb
 
     assert wandb.run is None, "a run that failed is closed, too"

@@ -10,11 +10,11 @@ from typing import Any
 import colour_rows as rows
 import peft
 import pytest
-import tiny_models
 import torch
-import transformers
+from killed import Died, Kill
+from run_files import losses
 from safetensors.torch import load_file
-from tuned import begun, logits, losses, plain
+from tuned import begun, logits, plain
 
 from vlmdata.errors import ConfigError
 from vlmtrain import dpo, sft
@@ -42,12 +42,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "pissa16": {"init": "pissa_niter_16", "rslora": True},
     "olora": {"init": "olora", "target_modules": "all-linear"},
 }
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wide enough for 4 bits."""
-    return tiny_models.make("llava", tmp_path_factory.mktemp("wide") / "wide", width=64, head_gain=20.0)
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +126,8 @@ def test_resume_ends_the_same(method: str, way: str, wide: Path, data: Path, pai
     whole = module.train(rows_, tmp_path / "whole", **options)
     job = begun(method, rows_, tmp_path / "cut", **options)
     trainer = module.make_trainer(job)
-
-    class Kill(transformers.TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 5:
-                raise InterruptedError
-
-    trainer.add_callback(Kill())
-    with pytest.raises(InterruptedError):
+    trainer.add_callback(Kill(5))
+    with pytest.raises(Died):
         run(trainer, job)
     resumed = module.train(rows_, tmp_path / "cut", resume=True, **options)
     assert resumed.metrics["resumed_from_step"] == 3

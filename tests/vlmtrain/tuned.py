@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from vlmtrain.collate import Collator
 from vlmtrain.runs import RunResult
 from vlmtrain.training import begin
 
-__all__ = ["begun", "logits", "losses", "plain"]
+__all__ = ["begun", "logits", "plain"]
 
 
 def begun(method: str, data: Path, out: Path, **options: Any) -> Any:
@@ -32,8 +31,3 @@ def logits(model: Any, loaded: Any) -> torch.Tensor:
 
 def plain(base: Path) -> Any:
     return transformers.AutoModelForImageTextToText.from_pretrained(base)
-
-
-def losses(run: Path) -> list[float]:
-    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [entry["loss"] for entry in entries if "loss" in entry]

@@ -13,7 +13,7 @@ from vlmdata.errors import ConfigError
 from vlmtrain.auto_batch import least_batch, smaller
 from vlmtrain.config import Config
 from vlmtrain.planning.batches import Load, tokens_of
-from vlmtrain.planning.rehearse import rehearse, stored_bytes
+from vlmtrain.planning.rehearse import Memory, rehearse, stored_bytes
 from vlmtrain.planning.shapes import Shape
 
 __all__ = ["CARDS", "Card", "Knob", "advise", "needed", "usable"]
@@ -25,6 +25,7 @@ CONTEXT = 600 << 20
 FRAGMENTS = 1.05
 # Keys that change what stays on the device, and nothing of what comes and goes.
 _STORED = {"optimizer", "lora_r"}
+_NONE_RECOMPUTED = {"gradient_checkpointing": False, "checkpoint_layers": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,16 @@ class Card:
         fits: as it is set.
         knobs: to turn, in this order, until it fits; empty where it does, or where nothing helps.
         after: bytes with all of them turned.
+        faster: what to turn so that fewer layers recompute and it still fits; empty where nothing does.
+        faster_peak: bytes after it.
     """
 
     size: int
     fits: bool
     knobs: tuple[str, ...]
     after: int
+    faster: str = ""
+    faster_peak: int = 0
 
 
 def usable(card: int) -> int:
@@ -73,7 +78,7 @@ def advise(
     config: Config,
     shape: Shape,
     load: Load,
-    peak: int,
+    memory: Memory,
     *,
     copy_base: bool = False,
     step: Callable[[str], None] = lambda _: None,
@@ -84,7 +89,7 @@ def advise(
         config: of the run.
         shape: of its model.
         load: its largest row.
-        peak: bytes as it is set.
+        memory: as it is set.
         copy_base: whether a copy of the base is kept as the reference.
         step: told what is tried.
 
@@ -100,6 +105,7 @@ def advise(
         row = _with_room(load, shape, smaller)
         return rehearse(setting, smaller, row, device="cuda", copy=copy_base).peak
 
+    peak = memory.peak
     stored = stored_bytes(config, shape, copy=copy_base)
     alone: list[Knob] = []
     for keys, text in _knobs(config, shape, load):
@@ -131,7 +137,52 @@ def advise(
             now = measure(setting, keys, now, stored)
             used = _replaced(used, text)
         found.append(Card(size, False, tuple(used) if needed(now) <= usable(size) else (), now))
+
+    def recomputing(layers: int) -> int:
+        keys = {"checkpoint_layers": layers} if layers else _NONE_RECOMPUTED
+        step(_recomputed(layers))
+        return measure(_turned(config, keys), keys, peak, stored)
+
+    found = _faster(found, memory, recomputing) if memory.recomputed else found
     return sorted(found, key=lambda card: card.size), alone
+
+
+def _faster(cards: list[Card], memory: Memory, recomputing: Callable[[int], int]) -> list[Card]:
+    """Cards on which the run fits, with the fewest layers that have to recompute on them.
+
+    Args:
+        cards: all of them.
+        memory: of the run as it is set.
+        recomputing: the peak with so many layers recomputed.
+    """
+    peaks = {0: recomputing(0), memory.recomputed: memory.peak}
+    each = max(1, (peaks[0] - memory.peak) // memory.recomputed)
+
+    def fits(layers: int, room: int) -> bool:
+        if layers not in peaks:
+            peaks[layers] = recomputing(layers)
+        return needed(peaks[layers]) <= room
+
+    def fewest(room: int) -> int:
+        # Every layer that is kept takes about as much as another.
+        layers = min(memory.recomputed, max(0, round((needed(peaks[0]) - room) / needed(each))))
+        while layers and fits(layers - 1, room):
+            layers -= 1
+        while not fits(layers, room):
+            layers += 1
+        return layers
+
+    found = []
+    for card in cards:
+        layers = fewest(usable(card.size)) if card.fits else memory.recomputed
+        if layers < memory.recomputed:
+            card = dataclasses.replace(card, faster=_recomputed(layers), faster_peak=peaks[layers])
+        found.append(card)
+    return found
+
+
+def _recomputed(layers: int) -> str:
+    return f"--set checkpoint_layers={layers}" if layers else "--no-checkpointing"
 
 
 def _knobs(config: Config, shape: Shape, load: Load) -> Iterator[tuple[dict[str, Any], str]]:

@@ -42,22 +42,31 @@ def tokens_of(shape: Shape, size: tuple[int, int]) -> int:
 
 
 def make_batch(
-    shape: Shape, rows: int, load: Load, *, pairs: bool = False, share: Share | None = None
+    shape: Shape, rows: int, load: Load, *, pairs: bool = False, share: Share | None = None, reads: bool = False
 ) -> dict[str, Any]:
     """What a collator makes of ``rows`` rows, or pairs of answers, of that size; those of a pair may be folded.
 
     All rows are as long as the load says but for one token: rows of exactly one length would have no padding, and
     attention without a mask takes less memory than it does in training.
 
+    Args:
+        shape: of the model.
+        rows: or pairs, so many.
+        load: the largest row.
+        pairs: of answers.
+        share: how pairs fold, if they do.
+        reads: say where hidden states are read.
+
     Raises:
         ConfigError: the images alone take more tokens than the row has, or the family does not take so many.
     """
     if shape.family.task == "classify":
         return _pictures(shape, rows, load)
-    from vlmtrain.collate import Collator, PreferenceCollator
+    from vlmtrain.collate import IGNORED, Collator, PreferenceCollator
+    from vlmtrain.last_layer import with_places
 
     collate: Any = (PreferenceCollator if pairs else Collator)(shape.processor, shape.family)
-    collate.share = share
+    collate.share, collate.reads = share, reads
     if load.rows is not None:
         # Fewer rows than a batch has: some twice.
         return dict(collate([load.rows[number % len(load.rows)] for number in range(rows)]))
@@ -85,6 +94,8 @@ def make_batch(
         groups = [(at, rows + at) if pairs else (at,) for at in range(rows)]
         grown = {"input_ids": ids, "attention_mask": batch["attention_mask"]}
         batch |= share(grown, groups, [load.images] * rows)
+    if reads:
+        batch = with_places(batch, batch["completion_mask"] if pairs else batch["labels"] != IGNORED)
     return batch
 
 

@@ -2,7 +2,7 @@
 
 What is built is what ``vlmtrain`` would load: the family's model, peft's adapter on the layers the keys choose, TRL's
 fused LM head, gradient checkpointing, the frozen tower's shared features. What is left out is small or not a tensor:
-the CUDA context, fragmentation, cuDNN's and cuBLAS's workspaces, and what ``skip_unread`` and ``fused_lora`` save.
+the CUDA context, fragmentation, cuDNN's and cuBLAS's workspaces, and what ``fused_lora`` saves.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from trl.trainer.utils import add_fused_lm_head
 from vlmtrain.adapters import adapter_folder
 from vlmtrain.config import Config
 from vlmtrain.folded import obstacle, take_folded
+from vlmtrain.last_layer import METHODS, read_where_learned
+from vlmtrain.last_layer import obstacle as unread
 from vlmtrain.model import Loaded, quiet
 from vlmtrain.narrow import narrowed, pixel_dtype
-from vlmtrain.parts import parts_of
+from vlmtrain.parts import layers_of, parts_of
 from vlmtrain.planning.batches import Load, make_batch
 from vlmtrain.planning.emulate import Emulation, backward
 from vlmtrain.planning.ledger import Ledger
 from vlmtrain.planning.shapes import Shape
 from vlmtrain.planning.states import optimizer_bytes
+from vlmtrain.recompute import recompute_first, recomputes
 from vlmtrain.sharing import Share
 from vlmtrain.trl_seam import TrainerSeam, booked_lm_head, compact_lm_head
 from vlmtrain.tuning import adapter_config, weights_dtype
@@ -48,6 +51,7 @@ class Memory:
         trained: parameters that are trained.
         batch: rows of a forward, ``tokens`` its tokens, ``pixels`` bytes of its images as the processor gives them.
         most: the largest each of activations, logits and images gets; not at the same moment.
+        recomputed: how many layers of the language model or classifier compute their activations again.
     """
 
     items: dict[str, int]
@@ -56,6 +60,7 @@ class Memory:
     trained: int
     batch: dict[str, int] = field(default_factory=dict)
     most: dict[str, int] = field(default_factory=dict)
+    recomputed: int = 0
 
     @property
     def peak(self) -> int:
@@ -79,11 +84,13 @@ def rehearse(config: Config, shape: Shape, load: Load, *, device: str = "cuda", 
     t = config.training
     with quiet():
         step = _Step(config, shape, device)
-        batch = step.handed_over(make_batch(shape, t.batch_size, load, pairs=step.pairs, share=step.share))
+        batch = step.handed_over(
+            make_batch(shape, t.batch_size, load, pairs=step.pairs, share=step.share, reads=step.reads)
+        )
         spoiled = None
         if config.preference is not None and config.preference.image_weight:
             # mDPO: the chosen answers once more, on other pixels.
-            spoiled = step.handed_over(make_batch(shape, t.batch_size, load, pairs=True))
+            spoiled = step.handed_over(make_batch(shape, t.batch_size, load, pairs=True, reads=step.reads))
         ledger = step.run(batch, spoiled)
     pixels = [v for k, v in batch.items() if k in step.pixel_keys and isinstance(v, torch.Tensor)]
     held = sum(v.numel() * v.element_size() for v in pixels)
@@ -103,6 +110,7 @@ def rehearse(config: Config, shape: Shape, load: Load, *, device: str = "cuda", 
         trained=step.trained,
         batch={"rows": t.batch_size, "tokens": ids.numel() if ids is not None else 0, "pixels": held},
         most={name: ledger.most[name] for name in ("activations", "logits", "images")},
+        recomputed=sum(layer.gradient_checkpointing for layer in layers_of(step.net, shape.family).values()),
     )
 
 
@@ -145,11 +153,13 @@ class _Step:
                 self.share = take_folded(base)
             if config.supervision is not None and config.supervision.packing:
                 self.share = take_folded(base, beginnings=False, packs=True)
-        wanted = config.training.gradient_checkpointing
-        if wanted if wanted is not None else device != "cpu":
+        t = config.training
+        self.reads = t.skip_unread and config.method in METHODS and not unread(base, shape.family, t)
+        if self.reads:
+            read_where_learned(base, shape.family)
+        if recomputes(config.training, device):
+            recompute_first(base, shape.family, config.training.checkpoint_layers)
             base.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
-            if self.model is not base:
-                self.model.enable_input_require_grads()
 
     @property
     def trained(self) -> int:
@@ -158,7 +168,7 @@ class _Step:
 
     def handed_over(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch as workers hand it over."""
-        kind = pixel_dtype(self._net(), self.shape.family)
+        kind = pixel_dtype(self.net, self.shape.family)
         return narrowed(batch, kind) if isinstance(kind, torch.dtype) else batch
 
     def stored(self, copy: bool) -> dict[str, int]:
@@ -226,7 +236,7 @@ class _Step:
         return ledger
 
     def _loss(self, batch: dict[str, Any], ledger: Ledger) -> torch.Tensor:
-        method, net = self.config.method, self._net()
+        method, net = self.config.method, self.net
         if method == "classify":
             loss: torch.Tensor = self.model(**batch).loss
             return loss
@@ -244,11 +254,11 @@ class _Step:
         unpaired = self.config.unpaired
         if unpaired is not None and unpaired.loss_type == "kto":
             # The KL term: mismatched answers, as many.
-            with torch.no_grad(), _without_checkpointing(self._net()):
+            with torch.no_grad(), _without_checkpointing(self.net):
                 self.model(**inputs)
         total: torch.Tensor = self.model(**inputs).log_probs.sum()
         if self._asks_reference():
-            with torch.no_grad(), _without_checkpointing(self._net()):
+            with torch.no_grad(), _without_checkpointing(self.net):
                 self.model(**inputs)
         return total
 
@@ -256,7 +266,9 @@ class _Step:
         group = self.config.preference or self.config.unpaired
         return group is not None and group.reference == "live"
 
-    def _net(self) -> Any:
+    @property
+    def net(self) -> Any:
+        """The model without an adapter's wrapping."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def _autocast(self) -> torch.dtype | None:
@@ -281,7 +293,7 @@ class _Step:
         def leave(module: Any, args: Any, out: Any) -> None:
             stack.pop().__exit__(None, None, None)
 
-        for name, module in self._net().named_modules():
+        for name, module in self.net.named_modules():
             if f"{name}." in self.shape.family.towers:
                 module.register_forward_pre_hook(enter)
                 module.register_forward_hook(leave)

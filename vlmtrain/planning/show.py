@@ -101,14 +101,9 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "bits": "" if quantize == "none" or plan.rule_of_thumb else f", {parts} in {quantize}",
         "reference": reference,
         "optimizer": "AdamW's two averages" if plan.rule_of_thumb else config.training.optimizer,
-        "checkpointing": ", recomputed layer by layer" if _checkpoints(plan) else ", all kept",
+        "checkpointing": f", {memory.recomputed} layers recomputed" if memory.recomputed else ", all kept",
         "head": "answers only" if plan.device == "cuda" or config.training.compact_head else "every position",
     }
-
-
-def _checkpoints(plan: Plan) -> bool:
-    wanted = plan.config.training.gradient_checkpointing
-    return plan.device == "cuda" if wanted is None else wanted
 
 
 def _cards(plan: Plan) -> Table:
@@ -120,7 +115,8 @@ def _cards(plan: Plan) -> Table:
     for card in plan.cards:
         after = f"{card.after / 1e9:.1f}"
         if card.fits:
-            table.add_row(f"{card.size} GB", "yes", "", f"{plan.memory.peak / 1e9:.1f}")
+            faster = f"faster: {card.faster}, {card.faster_peak / 1e9:.1f} GB" if card.faster else ""
+            table.add_row(f"{card.size} GB", "yes", faster, f"{plan.memory.peak / 1e9:.1f}")
         elif card.knobs:
             table.add_row(f"{card.size} GB", "no", "  ".join(card.knobs), after)
         else:

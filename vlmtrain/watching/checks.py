@@ -9,7 +9,7 @@ from vlmtrain import evaluate
 from vlmtrain.config import Config
 from vlmtrain.watching import trackers
 
-__all__ = ["CLASSIFIER_METRICS", "check", "keeps_best"]
+__all__ = ["CLASSIFIER_METRICS", "check", "check_keys", "keeps_best"]
 
 CLASSIFIER_METRICS = ("accuracy", "f1", "top5")
 # Key -> the key without which it does nothing.
@@ -25,11 +25,25 @@ _NEEDS = {
 }
 
 
+def check_keys(config: Config) -> None:
+    """Refuse keys that do not go together, or would do nothing.
+
+    Raises:
+        ConfigError: the first fault.
+    """
+    w = config.watching
+    _classifier(config) if config.method == "classify" else _metric(config)
+    for key, needed in _NEEDS.items():
+        if key in config.asked and not getattr(w, needed):
+            raise ConfigError(f"{key} does nothing without {needed}")
+    trackers.check_keys(w)
+
+
 def check(config: Config, held_out: bool) -> None:
-    """Refuse what cannot work, or would do nothing.
+    """Refuse what cannot work with these data, on this machine.
 
     Args:
-        config: of the run.
+        config: of the run, whose keys go together (:func:`check_keys`).
         held_out: whether there are rows that are not trained on.
 
     Raises:
@@ -39,10 +53,6 @@ def check(config: Config, held_out: bool) -> None:
         DataError: it is not one.
     """
     w = config.watching
-    _classifier(config) if config.method == "classify" else _metric(config)
-    for key, needed in _NEEDS.items():
-        if key in config.asked and not getattr(w, needed):
-            raise ConfigError(f"{key} does nothing without {needed}")
     wanted = [key for key in ("sample_steps", "eval_amber", "keep_best", "eval_on_start") if getattr(w, key)]
     if w.eval_metric != "loss" and config.method != "classify":
         wanted.append("eval_metric")

@@ -25,7 +25,7 @@ from vlmtrain.keys import Watching
 if TYPE_CHECKING:
     from vlmtrain.job import Job
 
-__all__ = ["About", "Trackers", "check", "chosen"]
+__all__ = ["About", "Trackers", "check", "check_keys", "chosen"]
 
 PROJECT = "vlmtrain"
 
@@ -35,20 +35,28 @@ def chosen(watching: Watching) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in watching.report_to if name != "none"))
 
 
+def check_keys(watching: Watching) -> None:
+    """Refuse trackers that do not go together, or models that are to go where they cannot.
+
+    Raises:
+        ConfigError: the first fault.
+    """
+    if "none" in watching.report_to and len(watching.report_to) > 1:
+        raise ConfigError(f"report_to is {', '.join(watching.report_to)}: none stands alone")
+    if watching.log_model != "no" and "wandb" not in chosen(watching):
+        raise ConfigError(f"log_model {watching.log_model} is W&B's: add wandb to report_to")
+
+
 def check(watching: Watching) -> None:
     """Refuse trackers that cannot be reached.
 
     Raises:
         DependencyError: one is not installed.
-        ConfigError: W&B has no key, or models are to go where they cannot.
+        ConfigError: W&B has no key.
     """
-    if "none" in watching.report_to and len(watching.report_to) > 1:
-        raise ConfigError(f"report_to is {', '.join(watching.report_to)}: none stands alone")
     for name in chosen(watching):
         if importlib.util.find_spec(name) is None:
             raise DependencyError(name, name, f"report_to {name}")
-    if watching.log_model != "no" and "wandb" not in chosen(watching):
-        raise ConfigError(f"log_model {watching.log_model} is W&B's: add wandb to report_to")
     if "wandb" in chosen(watching):
         _check_login()
 
