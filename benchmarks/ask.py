@@ -160,7 +160,7 @@ def ours(
         The model, and a function from questions to ``words`` or, of ``logits``, ``yes`` and ``no``, the probabilities
         of these words; one of each question. ``gaps`` is empty.
     """
-    import vlmtrain.folded
+    import vlmtrain.lean.folded
     import vlmtrain.questions  # noqa: F401
     from vlmeval.models.local import Local
     from vlmeval.task import Item

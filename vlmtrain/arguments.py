@@ -10,7 +10,7 @@ import torch
 
 from vlmtrain.job import Job
 from vlmtrain.keys import OPTIMIZERS
-from vlmtrain.recompute import recomputes
+from vlmtrain.lean.recompute import recomputes
 from vlmtrain.tuning import weights_dtype
 
 __all__ = ["arguments", "optimizer_name"]

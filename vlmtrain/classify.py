@@ -22,12 +22,12 @@ from vlmdata.errors import ConfigError, DataError, choices
 from vlmtrain import classifiers
 from vlmtrain.arguments import arguments
 from vlmtrain.auto_batch import attempts
+from vlmtrain.caches.head_features import obstacle, use_features
+from vlmtrain.caches.kept_activations import Shelf, use_activations
 from vlmtrain.checkpoints import writable
 from vlmtrain.config import Config
 from vlmtrain.data import Opened, hold_out
-from vlmtrain.head_features import obstacle, use_features
 from vlmtrain.job import Job, Opening, open_run, start
-from vlmtrain.kept_activations import Shelf, use_activations
 from vlmtrain.model import Loaded, load, quiet
 from vlmtrain.pixels import PassOrder, PictureCollator, Pictures, RandomView, crop_centre
 from vlmtrain.rows import order

@@ -17,13 +17,13 @@ from PIL import Image
 from transformers import BatchFeature
 
 from vlmdata.errors import ConfigError, DataError
+from vlmtrain.caches.known_images import Shown, encode_known
 from vlmtrain.chat import Messages, has_image_mark, image_mark, render, render_prompt
 from vlmtrain.encode import answer_mask, encode, encode_again
 from vlmtrain.family import Family
 from vlmtrain.features import Known
 from vlmtrain.grouping import encode_groups, image_groups, stacked
-from vlmtrain.known_images import Shown, encode_known
-from vlmtrain.last_layer import with_places
+from vlmtrain.lean.last_layer import with_places
 from vlmtrain.sharing import Share
 
 __all__ = [
@@ -101,7 +101,7 @@ class Collator:
         share: where it is set, what rows on the same images have in common runs through the model once; the pixels
             are then those of each group of rows, once.
         known: where it is set, images whose features are kept; the pixels are those of rows with another one.
-        reads: say where hidden states are read (``vlmtrain.last_layer``).
+        reads: say where hidden states are read (``vlmtrain.lean.last_layer``).
     """
 
     share: Share | None = None
@@ -161,7 +161,7 @@ class PreferenceCollator:
             come along as ``ref_chosen_logps`` and ``ref_rejected_logps`` ``[B]``.
         share: where it is set, what the two rows of a pair have in common runs through the model once.
         known: where it is set, images whose features are kept; the pixels are those of pairs with another one.
-        reads: say where hidden states are read (``vlmtrain.last_layer``).
+        reads: say where hidden states are read (``vlmtrain.lean.last_layer``).
     """
 
     reference: Mapping[int, tuple[float, float]] | None = None
@@ -224,7 +224,7 @@ def branches(
         processor: of the model.
         family: the model's family.
         sides: per branch each row as :func:`rendered` gives it.
-        images: each row's pictures; with ``known`` as :class:`~vlmtrain.known_images.Shown`.
+        images: each row's pictures; with ``known`` as :class:`~vlmtrain.caches.known_images.Shown`.
         known: images whose features are kept; the first branch has no pixels of rows without another one.
 
     Returns:

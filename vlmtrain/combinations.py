@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from vlmdata.errors import ConfigError
-from vlmtrain import compiling, feature_cache, kept_activations, recompute, reference_cache
+from vlmtrain.caches import feature_cache, kept_activations, reference_cache
 from vlmtrain.config import Config
+from vlmtrain.lean import compiling, recompute
 from vlmtrain.tuning import check_tuner, whole_parts
 from vlmtrain.watching import checks
 

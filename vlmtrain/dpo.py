@@ -20,9 +20,9 @@ from trl import DPOConfig, DPOTrainer
 from vlmtrain.arguments import arguments
 from vlmtrain.auto_batch import attempts
 from vlmtrain.collate import PreferenceCollator, rendered
-from vlmtrain.folded import share
 from vlmtrain.job import Job
 from vlmtrain.keys import Preference
+from vlmtrain.lean.folded import share
 from vlmtrain.mdpo import ConditionalCollator, ConditionalLoss, is_conditional
 from vlmtrain.model import quiet
 from vlmtrain.reference import precompute

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["IMAGES", "Images", "Known", "image_features", "repeat_rows", "repeated"]
 
 IMAGES = "image_keys"
-"""Key of a batch with its :class:`Images`, where features are kept (``vlmtrain.feature_cache``)."""
+"""Key of a batch with its :class:`Images`, where features are kept (``vlmtrain.caches.feature_cache``)."""
 
 
 @dataclass(frozen=True, slots=True)

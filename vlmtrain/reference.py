@@ -1,8 +1,8 @@
 """The reference's log-probabilities, computed once before training, and kept for other runs and for a killed one.
 
-A run first looks for its rows in the user's cache folder (``vlmtrain.reference_cache``), and writes down in its own
-folder which it found there: which rows share a batch follows from that, so that a run that is killed on its way goes
-on with the same batches to the same figures, whatever others have added meanwhile.
+A run first looks for its rows in the user's cache folder (``vlmtrain.caches.reference_cache``), and writes down in its
+own folder which it found there: which rows share a batch follows from that, so that a run that is killed on its way
+goes on with the same batches to the same figures, whatever others have added meanwhile.
 """
 
 from __future__ import annotations
@@ -22,9 +22,18 @@ from torch.utils.data import DataLoader
 
 from vlmdata.atomic import write_json
 from vlmtrain import distributed
+from vlmtrain.caches.reference_cache import (
+    Figures,
+    Journal,
+    Shared,
+    by_batch,
+    describe,
+    open_shared,
+    row_keys,
+    together,
+)
 from vlmtrain.checkpoints import writable
 from vlmtrain.job import Job
-from vlmtrain.reference_cache import Figures, Journal, Shared, by_batch, describe, open_shared, row_keys, together
 from vlmtrain.runs import FREE
 
 __all__ = ["precompute"]

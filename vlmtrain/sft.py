@@ -15,9 +15,9 @@ from trl import SFTConfig, SFTTrainer
 
 from vlmtrain.arguments import arguments
 from vlmtrain.auto_batch import attempts
-from vlmtrain.folded import share
 from vlmtrain.forwards import weigh_rows
 from vlmtrain.job import Job
+from vlmtrain.lean.folded import share
 from vlmtrain.model import quiet
 from vlmtrain.runs import RunResult
 from vlmtrain.supervision import SupervisedCollator

@@ -7,8 +7,8 @@ one row with a mask of its own, which every attention that takes a mask can read
 A folded row is [common | rest of the first | rest of the second | ...]. A token sees what stands before it in its own
 row and nothing else, and has the position it has there, so its hidden state is the one it had before: loss and
 gradients are the same. ``fold`` says where each token of the folded rows comes from, ``unfold`` where each token of the
-rows has gone. Where the attention knows of it (``vlmtrain.branch_attention``), all folded rows lie end to end in one,
-without padding; a row that shares nothing is one of them, too, so that this is packing as well.
+rows has gone. Where the attention knows of it (``vlmtrain.lean.branch_attention``), all folded rows lie end to end in
+one, without padding; a row that shares nothing is one of them, too, so that this is packing as well.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Share:
     def __call__(
         self, rows: Mapping[str, Any], groups: Sequence[Sequence[int]], images: Sequence[int]
     ) -> dict[str, dict[str, Any]]:
-        """``{"sharing": ...}`` of a batch, for :func:`vlmtrain.folded.folded_inputs`; empty where it is not folded.
+        """``{"sharing": ...}`` of a batch, for :func:`vlmtrain.lean.folded.folded_inputs`; empty if it is not folded.
 
         Args:
             rows: ``input_ids`` and ``attention_mask`` ``[R, T]``, padded on the right.

@@ -13,20 +13,20 @@ import torch
 from vlmdata.atomic import write_json
 from vlmtrain import distributed
 from vlmtrain.bad_rows import Tolerant
+from vlmtrain.caches.feature_cache import discard, feature_cache
 from vlmtrain.card import card
 from vlmtrain.checkpoints import check_space, step_of, writable
-from vlmtrain.compiling import compile_layers
 from vlmtrain.dropout import no_dropout
-from vlmtrain.feature_cache import discard, feature_cache
 from vlmtrain.hub import push
 from vlmtrain.job import Job, open_run, start
-from vlmtrain.last_layer import skip_unread
+from vlmtrain.lean.compiling import compile_layers
+from vlmtrain.lean.last_layer import skip_unread
+from vlmtrain.lean.lora_product import fuse_products
+from vlmtrain.lean.recompute import choose_layers
 from vlmtrain.lengths import context_length
-from vlmtrain.lora_product import fuse_products
 from vlmtrain.model import load, quiet, save
 from vlmtrain.narrow import worker_dtype
 from vlmtrain.ordering import EpochOrder
-from vlmtrain.recompute import choose_layers
 from vlmtrain.rows import choose, finish_counts, sources
 from vlmtrain.rows import order as row_order
 from vlmtrain.runs import RunResult

@@ -13,14 +13,14 @@ from vlmtrain.adalora import ranks_of_best
 from vlmtrain.checkpoints import rotate, seal, writable
 from vlmtrain.features import IMAGES, image_features, repeat_rows
 from vlmtrain.feeding import Feeding
-from vlmtrain.folded import folded_inputs
+from vlmtrain.lean.folded import folded_inputs
 
 if TYPE_CHECKING:
     import torch
 
     from vlmtrain.bad_rows import Ledger
+    from vlmtrain.caches.feature_cache import FeatureCache
     from vlmtrain.family import Family
-    from vlmtrain.feature_cache import FeatureCache
 
 __all__ = [
     "TrainerSeam",
@@ -57,11 +57,11 @@ def compact_lm_head(on: bool = True) -> Iterator[None]:
 
     TRL 1.16 does so on GPUs; elsewhere it projects every position, prompt, image and padding, to keep shapes
     constant for compilers (``trl.trainer.utils._fused_forward``), and folds the logits in many passes
-    (``vlmtrain.lean_head``). Loss and gradients are the same.
+    (``vlmtrain.lean.head``). Loss and gradients are the same.
     """
     import trl.trainer.utils as trl_utils
 
-    from vlmtrain.lean_head import in_place
+    from vlmtrain.lean.head import in_place
 
     if not on:
         yield

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from vlmdata.errors import DataError
+from vlmtrain.caches.known_images import Shown
 from vlmtrain.chat import render
 from vlmtrain.collate import Said, branches, decode, rendered, stack
 from vlmtrain.family import Family
 from vlmtrain.features import Known
-from vlmtrain.known_images import Shown
 from vlmtrain.weights import label_of
 
 __all__ = ["KL", "Partners", "UnpairedCollator", "check_questions"]

@@ -13,7 +13,8 @@ from last_block_runs import LAST, SIZE, watch
 from transformers import AutoConfig, AutoModelForImageClassification
 
 from vlmdata.errors import ConfigError
-from vlmtrain import classify, kept_activations
+from vlmtrain import classify
+from vlmtrain.caches import kept_activations
 from vlmtrain.pixels import Pictures
 
 data = labelled_rows.shards("train", 4)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from vlmtrain.block_features import Cut, cut, take_activations
+from vlmtrain.caches.block_features import Cut, cut, take_activations
 
 
 class Block(nn.Module):

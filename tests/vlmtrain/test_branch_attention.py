@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from vlmtrain.branch_attention import NAME, Branches, attention, takes_branches
+from vlmtrain.lean.branch_attention import NAME, Branches, attention, takes_branches
 from vlmtrain.sharing import Layout
 
 GROUPS = st.tuples(st.integers(0, 9), st.lists(st.integers(1, 6), max_size=4).map(tuple))

@@ -18,9 +18,10 @@ from safetensors import safe_open
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 
 from vlmdata.errors import ConfigError
-from vlmtrain import classify, compiling, dpo, kto, sft
+from vlmtrain import classify, dpo, kto, sft
 from vlmtrain import family as families
 from vlmtrain.config import resolve
+from vlmtrain.lean import compiling
 from vlmtrain.model import load
 from vlmtrain.parts import layers_of
 from vlmtrain.runs import RunResult

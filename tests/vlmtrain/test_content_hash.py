@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vlmtrain import content_hash
-from vlmtrain.content_hash import files_digest, folder_of, model_files
+from vlmtrain.caches import content_hash
+from vlmtrain.caches.content_hash import files_digest, folder_of, model_files
 
 
 def test_a_file_is_read_once_and_seen_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

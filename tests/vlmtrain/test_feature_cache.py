@@ -21,9 +21,9 @@ from transformers import AutoConfig
 
 from vlmdata.errors import ConfigError
 from vlmtrain import classify, dpo, kto, sft
+from vlmtrain.caches.known_images import image_inputs
 from vlmtrain.family import Family
 from vlmtrain.features import IMAGES
-from vlmtrain.known_images import image_inputs
 from vlmtrain.model import Loaded
 from vlmtrain.runs import RunResult
 from vlmtrain.training import begin, run

@@ -18,8 +18,9 @@ from last_block_runs import HELD, LAST, ROWS, SIZE, watch
 from run_files import logged, weights
 from transformers import AutoConfig
 
-from vlmtrain import classify, kept_activations
-from vlmtrain.block_features import Cut
+from vlmtrain import classify
+from vlmtrain.caches import kept_activations
+from vlmtrain.caches.block_features import Cut
 from vlmtrain.runs import RunResult
 
 FAST = ("vit", "swinv2", "convnext")
@@ -228,7 +229,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from vlmtrain import classify, distributed
-from vlmtrain.block_features import Cut
+from vlmtrain.caches.block_features import Cut
 
 data, held, out, options = *map(Path, sys.argv[1:4]), json.loads(sys.argv[4])
 plain, seen = Cut.below, []

@@ -15,7 +15,7 @@ from test_family_training import MAKE, all_parts, gradients, same, started, writ
 
 from vlmtrain import family as families
 from vlmtrain.job import Job
-from vlmtrain.last_layer import places
+from vlmtrain.lean.last_layer import places
 from vlmtrain.training import begin
 
 FOLDING = [name for name in families.names() if families.load(name).folds]

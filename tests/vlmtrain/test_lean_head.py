@@ -12,8 +12,8 @@ import trl.trainer.utils as trl_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmtrain import lean_head
-from vlmtrain.lean_head import in_place
+from vlmtrain.lean import head as lean_head
+from vlmtrain.lean.head import in_place
 from vlmtrain.trl_seam import compact_lm_head
 
 OUTPUTS = st.sets(st.sampled_from(kernels.OPTIONAL_OUTPUTS)).map(lambda names: ("log_probs", *sorted(names)))

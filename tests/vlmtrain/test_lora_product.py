@@ -14,9 +14,10 @@ from peft import LoraConfig, get_peft_model
 from test_family_training import MAKE, all_parts, gradients, same, started, write
 
 from vlmtrain import family as families
-from vlmtrain import lora_product, sft
+from vlmtrain import sft
 from vlmtrain.job import Job
-from vlmtrain.lora_product import fuse
+from vlmtrain.lean import lora_product
+from vlmtrain.lean.lora_product import fuse
 from vlmtrain.training import begin
 
 

@@ -14,7 +14,8 @@ import tiny_models
 import torch
 from accelerate.utils import send_to_device
 
-from vlmtrain import classify, head_features, kept_activations, narrow, reference, training
+from vlmtrain import classify, narrow, reference, training
+from vlmtrain.caches import head_features, kept_activations
 from vlmtrain.collate import Collator
 from vlmtrain.model import load
 from vlmtrain.pixels import view_size

@@ -18,8 +18,8 @@ from vlmtrain import classify
 from vlmtrain import family as families
 from vlmtrain.cli import main
 from vlmtrain.config import resolve
+from vlmtrain.lean.recompute import recompute_first, recomputes
 from vlmtrain.parts import layers_of
-from vlmtrain.recompute import recompute_first, recomputes
 
 
 def times(layer: Any) -> list[int]:

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from test_distributed import torchrun
 
 from vlmdata.errors import ConfigError
-from vlmtrain import content_hash, dpo, kto, reference, reference_cache, sft
-from vlmtrain.reference_cache import Journal, by_batch
+from vlmtrain import dpo, kto, reference, sft
+from vlmtrain.caches import content_hash, reference_cache
+from vlmtrain.caches.reference_cache import Journal, by_batch
 from vlmtrain.runs import RunResult
 from vlmtrain.training import begin
 

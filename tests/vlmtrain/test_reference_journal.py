@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from vlmtrain import reference_cache
-from vlmtrain.reference_cache import Journal
+from vlmtrain.caches import reference_cache
+from vlmtrain.caches.reference_cache import Journal
 
 APPENDS = """
 import sys
 from pathlib import Path
-from vlmtrain.reference_cache import Journal
+from vlmtrain.caches.reference_cache import Journal
 
 file, name = Journal(Path(sys.argv[1])), sys.argv[2]
 for number in range(600 if name != "killed" else 10**9):

@@ -16,8 +16,8 @@ from matrix import FALLS_BACK
 from test_family_training import all_parts, gradients, same, started
 
 from vlmtrain import family as families
-from vlmtrain.folded import take_folded
 from vlmtrain.image_order import by_image, image_keys
+from vlmtrain.lean.folded import take_folded
 from vlmtrain.model import Loaded
 from vlmtrain.ordering import Batches, Grouped, Part, random_of
 from vlmtrain.sharing import Share, fold, fold_flat, gathered, segment_mask

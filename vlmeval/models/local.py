@@ -322,7 +322,7 @@ class Local:
 
     def _shared(self) -> Sharing:
         """Who reads images once for all their questions, or tells why nobody does."""
-        from vlmtrain.folded import branches_of, obstacle, window
+        from vlmtrain.lean.folded import branches_of, obstacle, window
 
         assert self.loaded is not None
         if self._sharing is None:

@@ -2,8 +2,8 @@
 
 :func:`vlmeval.models.prefix.follow` gives each row of a batch its own copy of its prefix, in a cache padded to the
 longest. Here the rows lie one after the other, without padding; each sees its image's prefix and itself
-(``vlmtrain.branch_attention``), so that keys and values of a prefix are there once for all its questions. A row that
-has ended takes part no more.
+(``vlmtrain.lean.branch_attention``), so that keys and values of a prefix are there once for all its questions. A row
+that has ended takes part no more.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _rows(prefixes: Sequence[Prefix]) -> Any:
                 self.lengths[row] += tail
 
         def branches(self) -> tuple[Any, list[list[int]]]:
-            """Layout and tails of ``vlmtrain.branch_attention.Branches``."""
+            """Layout and tails of ``vlmtrain.lean.branch_attention.Branches``."""
             layout = tuple((prefixes[rows[0]].tokens, tuple(self.lengths[row] for row in rows)) for rows in self.groups)
             return layout, [[self.tails[row] for row in rows] for rows in self.groups]
 

@@ -63,7 +63,7 @@ def make_batch(
     if shape.family.task == "classify":
         return _pictures(shape, rows, load)
     from vlmtrain.collate import IGNORED, Collator, PreferenceCollator
-    from vlmtrain.last_layer import with_places
+    from vlmtrain.lean.last_layer import with_places
 
     collate: Any = (PreferenceCollator if pairs else Collator)(shape.processor, shape.family)
     collate.share, collate.reads = share, reads

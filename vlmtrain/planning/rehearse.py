@@ -19,9 +19,10 @@ from trl.trainer.utils import add_fused_lm_head
 
 from vlmtrain.adapters import adapter_folder
 from vlmtrain.config import Config
-from vlmtrain.folded import obstacle, take_folded
-from vlmtrain.last_layer import METHODS, read_where_learned
-from vlmtrain.last_layer import obstacle as unread
+from vlmtrain.lean.folded import obstacle, take_folded
+from vlmtrain.lean.last_layer import METHODS, read_where_learned
+from vlmtrain.lean.last_layer import obstacle as unread
+from vlmtrain.lean.recompute import recompute_first, recomputes
 from vlmtrain.model import Loaded, quiet
 from vlmtrain.narrow import narrowed, pixel_dtype
 from vlmtrain.parts import layers_of, parts_of
@@ -30,7 +31,6 @@ from vlmtrain.planning.emulate import Emulation, backward
 from vlmtrain.planning.ledger import Ledger
 from vlmtrain.planning.shapes import Shape
 from vlmtrain.planning.states import optimizer_bytes
-from vlmtrain.recompute import recompute_first, recomputes
 from vlmtrain.sharing import Share
 from vlmtrain.trl_seam import TrainerSeam, booked_lm_head, compact_lm_head
 from vlmtrain.tuning import adapter_config, weights_dtype

@@ -1,8 +1,8 @@
 """``compile: true``: the layers of the model that is trained, compiled one by one, in place.
 
 A layer is compiled inside gradient checkpointing, for sequences of any length, and keeps its name and its weights: a
-checkpoint does not tell whether it was. Attention over folded rows (``vlmtrain.branch_attention``) is left as it is:
-how rows lie is another thing in every batch, and would be compiled anew each time. So are forwards with a cache of
+checkpoint does not tell whether it was. Attention over folded rows (``vlmtrain.lean.branch_attention``) is left as it
+is: how rows lie is another thing in every batch, and would be compiled anew each time. So are forwards with a cache of
 keys, which answer a prompt. Dropout draws other numbers than without.
 """
 
@@ -104,7 +104,7 @@ def _laid(branches: Any) -> Iterator[None]:
 def _leave_folded_attention() -> None:
     from transformers import AttentionInterface
 
-    from vlmtrain import branch_attention
+    from vlmtrain.lean import branch_attention
 
     @torch.compiler.disable
     def attention(

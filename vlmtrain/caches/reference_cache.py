@@ -33,7 +33,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from vlmdata.atomic import replacing, write_json
 from vlmdata.errors import ConfigError
-from vlmtrain.content_hash import cache_folder, files_digest, folder_of, model_files
+from vlmtrain.caches.content_hash import cache_folder, files_digest, folder_of, model_files
 
 if TYPE_CHECKING:
     from vlmtrain.config import Config
@@ -191,7 +191,7 @@ def context(trainer: Any, job: Job, memory: Path) -> dict[str, Any]:
     Args:
         trainer: behind ``TrainerSeam``; its arguments say under which autocast the reference is asked.
         job: what it was made from.
-        memory: see :func:`vlmtrain.content_hash.files_digest`.
+        memory: see :func:`vlmtrain.caches.content_hash.files_digest`.
     """
     import torch
 

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from vlmtrain import distributed
+from vlmtrain.caches.feature_cache import HEAD
 from vlmtrain.dropout import drops
-from vlmtrain.feature_cache import HEAD
 
 if TYPE_CHECKING:
     from vlmtrain.job import Job

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vlmtrain import branch_attention
+from vlmtrain.lean import branch_attention
 from vlmtrain.sharing import Share, gathered, positions, segment_mask, tokens_of
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def folded_inputs(net: Any, family: Family, inputs: Mapping[str, Any], sharing: 
     Returns:
         Tokens ``[G, L]``, ``attention_mask`` ``[G, 1, L, L]``, ``position_ids`` ``[G, L]`` or ``[3, G, L]``; and
         ``unfold`` ``[R, T]``. Of flat ones G is 1, the mask is empty and ``branches`` takes its place. What
-        ``vlmtrain.last_layer`` says of rows is handed on, folded or not.
+        ``vlmtrain.lean.last_layer`` says of rows is handed on, folded or not.
     """
     read = {"read": sharing["read"]} if "read" in sharing else {}
     if "fold" not in sharing:

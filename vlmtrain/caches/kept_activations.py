@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from vlmdata.errors import ConfigError
 from vlmtrain import distributed
-from vlmtrain.block_features import Cut, cut, take_activations
-from vlmtrain.feature_cache import FOLDER
+from vlmtrain.caches.block_features import Cut, cut, take_activations
+from vlmtrain.caches.feature_cache import FOLDER
 from vlmtrain.runs import FREE
 from vlmtrain.watching.memory import machine_memory
 

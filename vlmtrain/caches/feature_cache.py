@@ -3,7 +3,7 @@
 Features are kept as they came out of the tower, so that every later step computes what it would have computed. They
 stay in memory (``cache_vision: ram``) or in one file an image next to the checkpoints (``disk``), as many as
 ``cache_vision_gb`` holds; the others go through the tower whenever they are seen. Nothing that was kept is dropped, so
-that workers can rely on what they were told (``vlmtrain.known_images``). Files are found again by a run that is
+that workers can rely on what they were told (``vlmtrain.caches.known_images``). Files are found again by a run that is
 resumed, if the same weights, settings and libraries would make them, and are removed when the run is finished.
 
 Each process keeps what it has seen itself.
@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from vlmdata.errors import ConfigError
+from vlmtrain.caches.known_images import image_inputs
 from vlmtrain.dropout import drops
 from vlmtrain.features import Images, Known, repeat_rows, repeated
-from vlmtrain.known_images import image_inputs
 from vlmtrain.watching.memory import machine_memory
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ __all__ = ["FOLDER", "FeatureCache", "Files", "HEAD", "Memory", "Store", "Tensor
 
 Tensors = dict[str, torch.Tensor]
 FOLDER = "image-features"
-"""Where features are kept next to the checkpoints, those of ``vlmtrain.kept_activations`` too."""
+"""Where features are kept next to the checkpoints, those of ``vlmtrain.caches.kept_activations`` too."""
 HEAD = "head-features.safetensors"
-"""What ``vlmtrain.head_features`` keeps next to the checkpoints."""
+"""What ``vlmtrain.caches.head_features`` keeps next to the checkpoints."""
 _GIB = 2**30
 
 
@@ -166,7 +166,7 @@ class FeatureCache:
         Args:
             net: the transformers model, its tower frozen.
             family: the model's family.
-            inputs: a batch of :func:`vlmtrain.known_images.encode_known`.
+            inputs: a batch of :func:`vlmtrain.caches.known_images.encode_known`.
             images: those that belong to it.
             copies: of the rows.
         """

@@ -3,9 +3,9 @@
 What a text says in the place of an image is known since the image was first seen; so the text of such a row is all
 there is to read (``vlmtrain.encode.encode_again``). Rows of a batch that show a new image are read as ever.
 
-Who knows what: the main process adds to ``Known`` when it has kept an image's features (``vlmtrain.feature_cache``)
-and never takes away. Workers start anew with every pass and have the state of its beginning; what was added since is
-unknown to them, so they send pixels the main process has no use for, never too few.
+Who knows what: the main process adds to ``Known`` when it has kept an image's features
+(``vlmtrain.caches.feature_cache``) and never takes away. Workers start anew with every pass and have the state of its
+beginning; what was added since is unknown to them, so they send pixels the main process has no use for, never too few.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vlmtrain.folded import unfold_outputs
+from vlmtrain.lean.folded import unfold_outputs
 
 if TYPE_CHECKING:
     from vlmtrain.family import Family
