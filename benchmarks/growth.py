@@ -40,7 +40,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             make_model(folder / "model", side=side)
-            write_pairs(folder / "pairs", PAIRS, side=side)
+            write_pairs(folder / "pairs", PAIRS, 1, side=side)
             tokens.append(_point((side // 14) ** 2, "dpo, checkpointing", folder, given))
     with tempfile.TemporaryDirectory() as place:
         make_model(Path(place) / "model", side=SIDE)

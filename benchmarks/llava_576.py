@@ -75,14 +75,15 @@ def make_model(folder: Path, *, side: int = SIDE, width: int = 256, layers: int 
     return folder
 
 
-def write_pairs(folder: Path, pairs: int, *, side: int = SIDE, letters: int = 40) -> Path:
-    """Preferences on noise, answers of about that many letters, which are tokens here."""
+def write_pairs(folder: Path, images: int, pairs: int, *, side: int = SIDE, letters: int = 40) -> Path:
+    """Preferences on noise, that many on each image, answers of about so many letters, which are tokens here."""
     made = []
-    for number in range(pairs):
-        prompt = [{"role": "user", "content": [PLACE, text("what is in this picture?")]}]
+    for number in range(images * pairs):
+        ask = "what is in this picture?" if pairs == 1 else f"{number}: what is in this picture?"
+        prompt = [{"role": "user", "content": [PLACE, text(ask)]}]
         answers = {"chosen": "c" * (letters + number % 8), "rejected": "r" * (letters - number % 8)}
         sides = {side: [{"role": "assistant", "content": [text(words)]}] for side, words in answers.items()}
-        made.append({**shown(number, side), "id": f"pair-{number}", "prompt": prompt, **sides})
+        made.append({**shown(number // pairs, side), "id": f"pair-{number}", "prompt": prompt, **sides})
     return write_shard(folder, "preference", made)
 
 

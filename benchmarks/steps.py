@@ -36,6 +36,7 @@ WAYS = ("vlmtrain", "compact", "stock")
 WORKS = {
     "dpo, checkpointing": ("dpo", "pairs", True),
     "dpo": ("dpo", "pairs", False),
+    "dpo, 4 pairs on one image": ("dpo", "alike", True),
     "sft, checkpointing": ("sft", "rows", True),
     "sft": ("sft", "rows", False),
     "sft, 4 questions on one image": ("sft", "questions", True),
@@ -75,7 +76,8 @@ def main() -> None:
 def prepare(folder: Path, side: int) -> None:
     """The model and the rows of every work."""
     make_model(folder / "model", side=side)
-    write_pairs(folder / "pairs", PAIRS, side=side)
+    write_pairs(folder / "pairs", PAIRS, 1, side=side)
+    write_pairs(folder / "alike", 1, 4, side=side)
     write_questions(folder / "rows", ROWS, 1, side=side)
     write_questions(folder / "questions", 1, 4, side=side)
 

@@ -159,7 +159,9 @@ class PreferenceCollator:
     Attributes:
         reference: row number -> log-probabilities of chosen and rejected under the reference; where it is set, they
             come along as ``ref_chosen_logps`` and ``ref_rejected_logps`` ``[B]``.
-        share: where it is set, what the two rows of a pair have in common runs through the model once.
+        share: where it is set, what the two rows of a pair have in common runs through the model once; where it lays
+            rows end to end, so does what pairs on the same images have in common, and the pixels are those of each
+            group of pairs, once.
         known: where it is set, images whose features are kept; the pixels are those of pairs with another one.
         reads: say where hidden states are read (``vlmtrain.lean.last_layer``).
     """
@@ -174,19 +176,33 @@ class PreferenceCollator:
         self.processor, self.family = processor, family
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """One batch; the rows' images are decoded and processed once per pair."""
+        """One batch; the rows' images are decoded and processed once per pair, or group of pairs."""
         sides = [[rendered(self.processor, row, side) for row in rows] for side in ("chosen", "rejected")]
-        images = [Shown(row, decode) for row in rows]
-        batch, second = branches(self.processor, self.family, sides, images, self.known)
-        joined = stack(self.processor, batch, second)
+        alone = [[row] for row in range(len(rows))]
+        groups = alone
+        if self.share is not None and self.share.flat:
+            groups = image_groups(self.processor, rows, [said.text for said in sides[0]])
+        batch, joined = self._folded(rows, sides, groups)
+        if len(groups) < len(rows) and "sharing" not in joined:
+            # Pixels are there for each group; rows that do not fold need them for each pair.
+            batch, joined = self._folded(rows, sides, alone)
         if self.reference is not None:
             logps = torch.tensor([self.reference[row["row"]] for row in rows])
             joined["ref_chosen_logps"], joined["ref_rejected_logps"] = logps.unbind(1)
-        if self.share is not None:
-            pairs = [(row, len(rows) + row) for row in range(len(rows))]
-            joined |= self.share(joined, pairs, [len(row["images"]) for row in rows])
         found = {**batch, **joined}
         return with_places(found, joined["completion_mask"]) if self.reads else found
+
+    def _folded(
+        self, rows: Sequence[Mapping[str, Any]], sides: Sequence[Sequence[Said]], groups: Sequence[Sequence[int]]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The batch of the chosen answers, and of what belongs to tokens that of both, with how its groups fold."""
+        images = [Shown(row, decode) for row in rows]
+        batch, second = branches(self.processor, self.family, sides, images, self.known, groups)
+        joined = stack(self.processor, batch, second)
+        if self.share is not None:
+            forks = [[(row, len(rows) + row) for row in group] for group in groups]
+            joined |= self.share(joined, forks, [len(rows[group[0]]["images"]) for group in groups])
+        return batch, joined
 
 
 def decode(row: Mapping[str, Any]) -> list[Image.Image]:
@@ -217,6 +233,7 @@ def branches(
     sides: Sequence[Sequence[Said]],
     images: Sequence[Sequence[Image.Image]],
     known: Mapping[str, Known] | None = None,
+    groups: Sequence[Sequence[int]] | None = None,
 ) -> list[dict[str, Any]]:
     """Several texts on the same images, which are processed once.
 
@@ -226,6 +243,7 @@ def branches(
         sides: per branch each row as :func:`rendered` gives it.
         images: each row's pictures; with ``known`` as :class:`~vlmtrain.caches.known_images.Shown`.
         known: images whose features are kept; the first branch has no pixels of rows without another one.
+        groups: places of rows on the same images, whose pixels are there once; None: each row has its own.
 
     Returns:
         Per branch ``input_ids``, ``attention_mask``, ``completion_mask`` ``[B, T]`` of its own T and what else belongs
@@ -233,7 +251,9 @@ def branches(
     """
     texts = [[row.text for row in side] for side in sides]
     begins = [[row.begin for row in side] for side in sides]
-    batch: dict[str, Any] = _reader(known)(processor, family, texts[0], images, begins=begins[0])
+    groups = groups or [[row] for row in range(len(images))]
+    shown = [images[group[0]] for group in groups]
+    batch = encode_groups(processor, family, texts[0], begins[0], shown, groups, _reader(known))
     again = zip(texts[1:], begins[1:], strict=True)
     found = [batch, *(encode_again(processor, family, text, images, batch, begins=begin) for text, begin in again)]
     for branch, side in zip(found, sides, strict=True):

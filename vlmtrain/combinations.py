@@ -64,7 +64,7 @@ def _check_streaming(config: Config) -> None:
         return
     if config.training.eval_fraction:
         raise ConfigError("--eval-fraction needs all rows at hand: with streaming, vlmdata split and --eval-data")
-    if config.supervision is not None and config.supervision.group_by_image:
+    if config.groups_images:
         raise ConfigError("--group-by-image needs all rows at hand: not with streaming")
     if config.method == "classify":
         raise ConfigError("streaming is for models that read text: vlmtrain classify keeps its rows")

@@ -78,6 +78,11 @@ class Config:
         weighted = self.supervision is not None and self.supervision.weight_by
         return bool(weighted or (self.unpaired is not None and self.unpaired.label_by))
 
+    @property
+    def groups_images(self) -> bool:
+        """Whether rows on the same image are to share a batch."""
+        return any(getattr(group, "group_by_image", False) for group in self.groups())
+
     def groups(self) -> Iterator[Any]:
         """The parts that apply to this method."""
         for name, (_, methods) in GROUPS.items():

@@ -222,6 +222,7 @@ class Preference:
     anchor_delta: float = _key(0.0, "mDPO: what the chosen reward is to exceed")
     reference: str = _key("precompute", "when the reference is asked: before, or live", among=("precompute", "live"))
     reference_cache: bool = _key(True, "what the reference says of a row is kept on disk for other runs")
+    group_by_image: bool = _key(False, "pairs on the same image share a batch, as many as it holds, and its tokens")
     share_prefix: bool = _key(True, "what the answers of a pair have in common runs through the model once")
 
 

@@ -33,6 +33,7 @@ from vlmtrain.caches.reference_cache import (
     together,
 )
 from vlmtrain.checkpoints import writable
+from vlmtrain.image_order import image_keys, pack
 from vlmtrain.job import Job
 from vlmtrain.runs import FREE
 
@@ -81,7 +82,8 @@ def _precomputed(trainer: Any, job: Job) -> dict[int, tuple[float, ...]]:
     if known.get("key") == key:
         return {row: tuple(figures) for row, *figures in known["logps"]}
     size = job.config.training.batch_size
-    parts = [_part(rows, training, size) for rows, training in zip(given, (True, False), strict=False)]
+    grouped = job.config.groups_images
+    parts = [_part(rows, training, size, grouped) for rows, training in zip(given, (True, False), strict=False)]
     shared = _open(trainer, job, parts)
     folder = file.with_name("reference")
     found, computed = distributed.first(lambda: _start(job, folder, key, parts, shared))
@@ -108,9 +110,14 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
 
 
-def _part(rows: Dataset, training: bool, size: int) -> _Part:
+def _part(rows: Dataset, training: bool, size: int, grouped: bool) -> _Part:
     lengths = list(rows["length"])
     order = sorted(range(len(rows)), key=lambda place: lengths[place])
+    if grouped:
+        keys = image_keys(rows["image_sha256"])
+        together = sorted(order, key=lambda place: keys[place])
+        full, rest = pack([(place, lengths[place]) for place in together], keys, size, sort=True)
+        order = [place for place, _ in [*full, *rest]]
     return _Part(rows, training, list(rows["row"]), _chunks(order, size))
 
 

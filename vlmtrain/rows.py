@@ -81,9 +81,7 @@ def order(job: Job) -> Grouped:
         parts = _stream_parts(job, job.fitting)
         run = max(step, data.shuffle_buffer)
         return Grouped(parts, step, t.batch_size, t.seed, job.fitting, run=run, group=t.group_by_length)
-    supervision = job.config.supervision
-    grouped = supervision is not None and supervision.group_by_image
-    keys = image_keys(job.rows["image_sha256"]) if grouped else None
+    keys = image_keys(job.rows["image_sha256"]) if job.config.groups_images else None
     parts = _parts(job, keys)
     if not t.group_by_length or job.config.length is None:
         return Grouped(parts, step, t.batch_size, t.seed, group=False, together=keys)

@@ -20,10 +20,25 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Layout", "Share", "fold", "fold_flat", "gathered", "positions", "segment_mask", "tokens_of"]
+__all__ = [
+    "Branch",
+    "Group",
+    "Layout",
+    "Share",
+    "fold",
+    "fold_flat",
+    "gathered",
+    "positions",
+    "segment_mask",
+    "tokens_of",
+]
 
-# Of each group of rows laid end to end: tokens of what they have in common, then of each branch that has any.
-Layout = tuple[tuple[int, tuple[int, ...]], ...]
+Branch = int | tuple[int, ...]
+"""Tokens of a branch; of one that forks again, those before the fork, then those of each of its ends."""
+Layout = tuple[tuple[int, tuple[Branch, ...]], ...]
+"""Of each group of rows laid end to end: tokens of what they have in common, then each branch that has any."""
+Group = Sequence[int | Sequence[int]]
+"""Rows that begin alike, some of them together as a fork."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +58,13 @@ class Share:
     packs: bool = False
 
     def __call__(
-        self, rows: Mapping[str, Any], groups: Sequence[Sequence[int]], images: Sequence[int]
+        self, rows: Mapping[str, Any], groups: Sequence[Group], images: Sequence[int]
     ) -> dict[str, dict[str, Any]]:
         """``{"sharing": ...}`` of a batch, for :func:`vlmtrain.lean.folded.folded_inputs`; empty if it is not folded.
 
         Args:
             rows: ``input_ids`` and ``attention_mask`` ``[R, T]``, padded on the right.
-            groups: row numbers of each group.
+            groups: row numbers of each group; with ``flat`` some of them may be forks (:func:`fold_flat`).
             images: how many images each group shows, all of them in what its rows have in common.
         """
         lengths = rows["attention_mask"].sum(1).tolist()
@@ -57,36 +72,67 @@ class Share:
             return {}
         starts = np.concatenate([[0], np.cumsum(images)])
         of_row: dict[int, range] = {
-            row: range(starts[number], starts[number + 1]) for number, group in enumerate(groups) for row in group
+            row: range(starts[number], starts[number + 1])
+            for number, group in enumerate(groups)
+            for row in _members(group)
         }
         shown = [image for row in range(len(lengths)) for image in of_row[row]]
-        how = (fold_flat if self.flat else fold)(rows["input_ids"], lengths, groups)
+        how: dict[str, Any]
+        if self.flat:
+            how = fold_flat(rows["input_ids"], lengths, groups)
+        else:
+            how = {**fold(rows["input_ids"], lengths, [_members(group) for group in groups])}
         if how["fold"].numel() == rows["input_ids"].numel():
             return {}
         return {"sharing": {**how, "images": torch.tensor(shown).long()}}
 
 
-def fold_flat(ids: torch.Tensor, lengths: Sequence[int], groups: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """How rows fold up into one: the folded rows of :func:`fold` end to end, without their padding.
+def fold_flat(ids: torch.Tensor, lengths: Sequence[int], groups: Sequence[Group]) -> dict[str, Any]:
+    """How rows fold up into one: groups end to end, without padding.
 
     Args:
         ids: ``[R, T]`` token ids, padded on the right.
         lengths: tokens of each row.
-        groups: as :func:`fold` takes them.
+        groups: as :func:`fold` takes them, but that a group may have forks in it, rows that have more in common with
+            each other than with the others: what that is is there once, too.
 
     Returns:
         ``fold`` ``[1, L]``: index into the R * T tokens; ``layout``: a :data:`Layout`; ``unfold`` ``[R, T]``: index
         into the L tokens, of padding to the first of the group.
     """
-    found = fold(ids, lengths, groups)
-    own = found["segment"] >= 0
-    # Where each place of the padded folded rows has gone.
-    moved = own.flatten().long().cumsum(0) - 1
-    layout = []
-    for segment in found["segment"]:
-        common, *rests = torch.bincount(segment[segment >= 0]).tolist()
-        layout.append((common, tuple(rest for rest in rests if rest)))
-    return {"fold": found["fold"][own][None], "layout": tuple(layout), "unfold": moved[found["unfold"]]}
+    rows, width = ids.shape
+    token = ids.numpy()
+    folded: list[np.ndarray[Any, Any]] = []
+    unfold = np.zeros((rows, width), np.int64)
+    layout: list[tuple[int, tuple[Branch, ...]]] = []
+    place = 0
+
+    def put(row: int, begin: int, end: int, owners: Sequence[int]) -> int:
+        """Lay tokens of a row behind what lies there; of those rows it is where they are found."""
+        nonlocal place
+        folded.append(row * width + np.arange(begin, end))
+        for owner in owners:
+            unfold[owner, begin:end] = place + np.arange(end - begin)
+        place += end - begin
+        return end - begin
+
+    for group in groups:
+        forks, members = [[entry] if isinstance(entry, int) else entry for entry in group], _members(group)
+        begin = _common([token[row, : lengths[row]] for row in members])
+        unfold[members] = place
+        put(members[0], 0, begin, members)
+        branches: list[Branch] = []
+        for fork in forks:
+            inner = _common([token[row, : lengths[row]] for row in fork]) if len(fork) > 1 else begin
+            head = put(fork[0], begin, inner, fork)
+            ends = [put(row, inner, lengths[row], [row]) for row in fork]
+            branches += [(head, *ends)] if head else [end for end in ends if end]
+        layout.append((begin, tuple(branches)))
+    return {
+        "fold": torch.from_numpy(np.concatenate(folded))[None],
+        "layout": tuple(layout),
+        "unfold": torch.from_numpy(unfold),
+    }
 
 
 def fold(ids: torch.Tensor, lengths: Sequence[int], groups: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
@@ -156,6 +202,10 @@ def tokens_of(inputs: Mapping[str, Any]) -> list[str]:
         for key in ("input_ids", "token_type_ids", "mm_token_type_ids")
         if isinstance(inputs.get(key), torch.Tensor) and inputs[key].shape[:2] == shape
     ]
+
+
+def _members(group: Group) -> list[int]:
+    return [row for entry in group for row in ([entry] if isinstance(entry, int) else entry)]
 
 
 def _common(rows: Sequence[np.ndarray[Any, Any]]) -> int:

@@ -61,7 +61,12 @@ def test_rows_of_one_image_share_what_is_foretold(model_folder: Callable[[str], 
     repeats, whole = found.visual.repeats, found.visual.budgets[0]
     assert (repeats.rows, repeats.groups) == (6, 2)
     assert repeats.shared == whole.image_tokens - whole.image_tokens // 3 > 0
-    assert f"6 rows on 2 images: --group-by-image saves sft up to {repeats.shared / whole.tokens:.0%}" in text_of(found)
+    assert f"6 rows on 2 images: --group-by-image saves up to {repeats.shared / whole.tokens:.0%}" in text_of(found)
+    preferred = rows.write(tmp_path / "pairs", rows.pairs(6))
+    pairs = plan("dpo", model=str(base), data=[preferred], advice=False, device="cpu")
+    assert pairs.visual is not None
+    shared = pairs.visual.budgets[0].image_tokens // 3
+    assert f"6 rows on 4 images: --group-by-image reads up to {shared:,} image tokens less" in text_of(pairs)
     once = plan("sft", model=str(base), data=[asked(tmp_path, 1)], advice=False, device="cpu")
     assert once.visual is not None and once.visual.repeats.shared == 0
     assert "--group-by-image" not in text_of(once)

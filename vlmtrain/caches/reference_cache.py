@@ -60,8 +60,8 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "pillow", "torchvision", "b
 _NOT_ITS = frozenset(
     "epochs max_steps batch_size accumulate auto_batch learning_rate schedule warmup min_learning_rate weight_decay "
     "max_grad_norm optimizer adam_beta1 adam_beta2 adam_epsilon gradient_checkpointing checkpoint_layers seed "
-    "group_by_length cache_vision cache_vision_gb workers eval_fraction eval_steps save_steps keep_checkpoints "
-    "logging_steps "
+    "group_by_length group_by_image cache_vision cache_vision_gb workers eval_fraction eval_steps save_steps "
+    "keep_checkpoints logging_steps "
     "model adapter dtype".split()
 )
 

@@ -15,6 +15,7 @@ __all__ = ["dpo"]
 @training_options
 @cache_option
 @reference_option
+@click.option("--group-by-image", is_flag=True, default=None, help="Pairs on one image share a batch, and its tokens.")
 def dpo(**flags: Any) -> None:
     """Preference training (DPO) on chosen and rejected answers.
 
@@ -22,6 +23,8 @@ def dpo(**flags: Any) -> None:
     Examples:
       vlmtrain dpo --data shards/rlaif --model llava-hf/llava-1.5-7b-hf --out runs/dpo
       vlmtrain dpo --data shards/rlaif --adapter runs/sft --out runs/dpo --set beta=0.2
+      vlmtrain dpo --data shards/rlaif --model llava-hf/llava-1.5-7b-hf --out runs/dpo \\
+        --group-by-image --batch-size 8
       vlmtrain dpo --data shards/rlaif --model vlmtrain:tiny --out runs/mpo \\
         --set loss_type=sigmoid,bco_pair,sft --set loss_weights=0.8,0.2,1
       vlmtrain dpo --data shards/rlaif --model vlmtrain:tiny --out runs/mdpo \\

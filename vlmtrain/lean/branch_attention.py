@@ -3,8 +3,8 @@
 A mask over the whole of a folded row (``vlmtrain.sharing.segment_mask``) is right for any attention that takes one, but
 most of what it covers is hidden: other rows, and all that comes later. Here each group of rows is cut into its common
 part, plain causal attention, and its branches, which attend to the common part and to themselves: short ones together,
-long ones each by itself. All of it is computed by transformers' own sdpa function, so that scaling, dropout and grouped
-heads are its.
+long ones each by itself. A branch may fork once more, as pairs of answers to several questions on an image do. All of
+it is computed by transformers' own sdpa function, so that scaling, dropout and grouped heads are its.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from vlmtrain.sharing import Layout
+from vlmtrain.sharing import Branch, Layout
 
 __all__ = ["Branches", "NAME", "attention", "takes_branches"]
 
@@ -29,6 +29,7 @@ class Branches:
 
     Attributes:
         queries: tokens of each group that ask; all of its tokens are seen.
+        sizes: of each branch of each group, with all its ends.
         tails: how many of each branch's tokens ask, its last ones.
     """
 
@@ -40,24 +41,25 @@ class Branches:
             tails: of each group, where what stands before has been computed, as the common part has; None: all ask.
         """
         self.layout = layout
-        self.tails = [tuple(own) for own in tails] if tails is not None else [rests for _, rests in layout]
+        self.sizes = [tuple(_size(branch) for branch in branches) for _, branches in layout]
+        self.tails = [tuple(own) for own in tails] if tails is not None else self.sizes
         before = [common if tails is None else 0 for common, _ in layout]
         self.queries = [asking + sum(own) for asking, own in zip(before, self.tails, strict=True)]
         self._masks: dict[tuple[Any, ...], torch.Tensor] = {}
 
-    def mask(self, common: int, rests: Sequence[int], tails: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    def mask(self, common: int, rests: Sequence[Branch], tails: Sequence[int], like: torch.Tensor) -> torch.Tensor:
         """``[1, 1, Q, common + R]``, to be added: branches of R tokens see the common part and what is theirs so far.
 
         Args:
             common: tokens of the common part.
-            rests: tokens of each branch, R in all.
+            rests: each branch, of R tokens in all.
             tails: those that ask, Q in all.
             like: of its type and device it is.
         """
         key = (common, *rests, *tails, like.dtype, like.device)
         if key not in self._masks:
             pairs = zip(rests, tails, strict=True)
-            own = torch.block_diag(*(torch.ones(rest, rest).tril()[rest - tail :] for rest, tail in pairs))
+            own = torch.block_diag(*(_sees(rest)[_size(rest) - tail :] for rest, tail in pairs))
             seen = torch.cat([own.new_ones(len(own), common), own], dim=1).bool()
             mask = torch.zeros(seen.shape, dtype=like.dtype).masked_fill_(~seen, float("-inf"))
             self._masks[key] = mask[None, None].to(like.device)
@@ -95,24 +97,22 @@ def attention(
     if branches is None:
         return attend(query, (key, value), attention_mask), None
     found: list[torch.Tensor] = []
-    seen = [common + sum(rests) for common, rests in branches.layout]
+    seen = [common + sum(sizes) for (common, _), sizes in zip(branches.layout, branches.sizes, strict=True)]
     parts = (query.split(branches.queries, dim=2), key.split(seen, dim=2), value.split(seen, dim=2))
-    groups = zip(branches.layout, branches.tails, zip(*parts, strict=True), strict=True)
-    for (common, rests), tails, (queries, *states) in groups:
-        found += _of_group(common, rests, tails, queries, states, attend, branches)
+    for number, (queries, *states) in enumerate(zip(*parts, strict=True)):
+        found += _of_group(branches, number, queries, states, attend)
     return torch.cat(found, dim=1), None
 
 
 def _of_group(
-    common: int,
-    rests: Sequence[int],
-    tails: Sequence[int],
+    branches: Branches,
+    number: int,
     queries: torch.Tensor,
     states: Sequence[torch.Tensor],
     attend: Callable[..., torch.Tensor],
-    branches: Branches,
 ) -> Iterator[torch.Tensor]:
-    """What the common part gives, if it asks, then what its branches give, together or each by itself."""
+    """What the common part of a group gives, if it asks, then what its branches give, together or each by itself."""
+    (common, rests), sizes, tails = branches.layout[number], branches.sizes[number], branches.tails[number]
     asking = queries.shape[2] - sum(tails)
     if asking:
         yield attend(queries[:, :, :asking], [part[:, :, :common] for part in states], None)
@@ -125,13 +125,29 @@ def _of_group(
         return None if whole else branches.mask(common, rests[first:last], tails[first:last], like)
 
     # One product hides what branches would see of each other, many copy the common part: that is the longer, or not.
-    if (common and sum(rests) <= common) or len(rests) == 1:
+    if (common and sum(sizes) <= common) or len(rests) == 1:
         yield attend(queries, states, mask(0, len(rests), queries))
         return
-    firsts, pieces = [part[:, :, :common] for part in states], [part.split((common, *rests), dim=2) for part in states]
-    for number, query in enumerate(queries.split(tuple(tails), dim=2)):
-        own = [torch.cat([first, piece[number + 1]], dim=2) for first, piece in zip(firsts, pieces, strict=True)]
-        yield attend(query, own, mask(number, number + 1, query))
+    firsts, pieces = [part[:, :, :common] for part in states], [part.split((common, *sizes), dim=2) for part in states]
+    for at, query in enumerate(queries.split(tails, dim=2)):
+        own = [torch.cat([first, piece[at + 1]], dim=2) for first, piece in zip(firsts, pieces, strict=True)]
+        yield attend(query, own, mask(at, at + 1, query))
+
+
+def _size(branch: Branch) -> int:
+    return branch if isinstance(branch, int) else sum(branch)
+
+
+def _sees(branch: Branch) -> torch.Tensor:
+    """``[N, N]``, 1 where one of its N tokens sees another: what stands before it, but in other ends of a fork."""
+    seen = torch.ones(_size(branch), _size(branch)).tril()
+    if isinstance(branch, int):
+        return seen
+    begin = branch[0]
+    for end in branch[1:]:
+        seen[begin + end :, begin : begin + end] = 0
+        begin += end
+    return seen
 
 
 def takes_branches(net: Any) -> bool:

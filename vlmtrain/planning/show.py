@@ -33,7 +33,7 @@ def show(plan: Plan, console: Console) -> None:
     console.print(_title(plan), highlight=False)
     console.print(_memory(plan))
     if plan.visual is not None:
-        _data(plan.visual, console)
+        _data(plan.visual, plan.config.method, console)
     if plan.cards:
         console.print(_cards(plan))
         console.print(_knobs(plan))
@@ -138,7 +138,7 @@ def _knobs(plan: Plan) -> Table:
     return table
 
 
-def _data(visual: Visual, console: Console) -> None:
+def _data(visual: Visual, method: str, console: Console) -> None:
     exact = "" if visual.exact else "; text guessed at 4 bytes a token"
     lost = f", {visual.unreadable:,} of them cannot be read" if visual.unreadable else ""
     console.print(f"\n{visual.rows:,} rows{lost}, {visual.images:,} images{exact}", highlight=False)
@@ -166,21 +166,20 @@ def _data(visual: Visual, console: Console) -> None:
             f"{budget.too_long:,}",
         )
     console.print(table)
-    for line in _repeats(visual):
+    for line in _repeats(visual, method):
         console.print(line, highlight=False)
     if visual.fixed and visual.images:
         console.print("Every image of this model takes the same: there is no smaller budget.", highlight=False)
 
 
-def _repeats(visual: Visual) -> Iterator[str]:
+def _repeats(visual: Visual, method: str) -> Iterator[str]:
     """What is not computed twice, and what keeping it takes."""
     found = visual.repeats
     if found.features:
         size = f"{found.features / 1e9:,.1f} GB" if found.features > 5e8 else f"{found.features / 1e6:.1f} MB"
         yield f"\n--cache-vision keeps what the tower makes of {found.images:,} images: at most {size}"
-    if found.shared:
-        whole = visual.budgets[0].tokens
-        yield (
-            f"{found.rows:,} rows on {found.groups:,} images: --group-by-image saves sft up to "
-            f"{found.shared / max(1, whole):.0%} of all tokens"
-        )
+    if found.shared and method in ("sft", "dpo"):
+        # Of pairs a row's tokens are those of the longer answer: there is no share of all to tell.
+        saves = f"saves up to {found.shared / max(1, visual.budgets[0].tokens):.0%} of all tokens"
+        saves = saves if method == "sft" else f"reads up to {found.shared:,} image tokens less"
+        yield f"{found.rows:,} rows on {found.groups:,} images: --group-by-image {saves}"
