@@ -66,8 +66,8 @@ def make_batch(
     from vlmtrain.lean.last_layer import with_places
 
     collate: Any = (PreferenceCollator if pairs else Collator)(shape.processor, shape.family)
-    collate.share, collate.reads = share, reads
     if load.rows is not None:
+        collate.share, collate.reads = share, reads
         # Fewer rows than a batch has: some twice.
         return dict(collate([load.rows[number % len(load.rows)] for number in range(rows)]))
     limit = shape.family.max_images
