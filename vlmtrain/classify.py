@@ -25,10 +25,10 @@ from vlmtrain.auto_batch import attempts
 from vlmtrain.caches.head_features import obstacle, use_features
 from vlmtrain.caches.kept_activations import Shelf, use_activations
 from vlmtrain.checkpoints import writable
-from vlmtrain.config import Config
 from vlmtrain.data import Opened, hold_out
 from vlmtrain.job import Job, Opening, open_run, start
-from vlmtrain.model import Loaded, load, quiet
+from vlmtrain.lean.recompute import can_recompute
+from vlmtrain.model import load, quiet
 from vlmtrain.pixels import PassOrder, PictureCollator, Pictures, RandomView, crop_centre
 from vlmtrain.rows import order
 from vlmtrain.runs import RunResult
@@ -137,7 +137,7 @@ def begin(**given: Any) -> Job | RunResult:
         crop_centre(loaded.processor)
     if loaded.new_head:
         classifiers.initialize_head(loaded.model, loaded.family, config.training.seed)
-    lora = None if base.adapter else _adapter(config, loaded)
+    lora = None if base.adapter else adapter_config(config, loaded)
     rows, dropped = _usable(opening.data, 0)
     counts = _counts(opening.data, dropped)
     eval_rows = None
@@ -228,22 +228,6 @@ def _check_classes(opening: Opening) -> None:
         )
 
 
-def _adapter(config: Config, loaded: Loaded) -> Any:
-    """What is trained besides the head, for peft."""
-    assert config.classification is not None
-    if not config.classification.head_only:
-        return adapter_config(config, loaded)
-    from peft import LoraConfig
-    from peft.utils.constants import DUMMY_TARGET_MODULES
-
-    # peft's own name for an adapter without layers.
-    return LoraConfig(
-        target_modules=DUMMY_TARGET_MODULES,
-        modules_to_save=[loaded.family.head],
-        base_model_name_or_path=loaded.base,
-    )
-
-
 def _usable(opened: Opened, first: int) -> tuple[Any, list[dict[str, Any]]]:
     """Rows of one picture with a label, numbered from ``first``; and what is wrong with the others."""
     kept: list[int] = []
@@ -289,12 +273,7 @@ def _arguments(job: Job) -> dict[str, Any]:
     half = getattr(torch, job.config.base.dtype, job.loaded.model.dtype)
     if half == torch.float16 and job.device == "cpu":
         raise ConfigError("float16 training needs a GPU: use --dtype bfloat16 or float32")
-    if args["activation_checkpointing"] and not job.loaded.model.supports_gradient_checkpointing:
-        if asked := [
-            key for key in ("gradient_checkpointing", "checkpoint_layers") if getattr(job.config.training, key)
-        ]:
-            raise ConfigError(f"{job.loaded.base} cannot recompute activations: leave {asked[0]} out")
-        args["activation_checkpointing"] = False
+    args["activation_checkpointing"] &= can_recompute(job.loaded.model, job.loaded.base, job.config.training)
     args |= {"bf16": half == torch.bfloat16, "fp16": half == torch.float16}
     args |= {"prediction_loss_only": False, "label_names": ["labels"]}
     return args

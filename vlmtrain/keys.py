@@ -177,7 +177,7 @@ class Training:
     adam_beta2: float = _key(0.999, "of adamw and lion", least=0, most=0.99999)
     adam_epsilon: float = _key(1e-8, "of adamw", least=0)
     gradient_checkpointing: bool | None = _key(None, "recompute activations to save memory; unset is on for a GPU only")
-    checkpoint_layers: int | None = _key(None, "how many layers recompute, the first; unset: all but the last", least=1)
+    checkpoint_layers: int | None = _key(None, "how many layers recompute, the first; unset: where it pays", least=1)
     compile: bool = _key(False, "torch.compile the layers of the model; measure whether it pays")
     seed: int = _key(0, "of initial adapter weights, dropout and row order", least=0, most=2**32 - 1)
     group_by_length: bool = _key(True, "rows of like length share a batch")

@@ -23,7 +23,7 @@ __all__ = ["FREE", "RunFolder", "RunResult"]
 # What may differ between a killed run and its --resume without changing its weights.
 FREE = (
     "workers", "logging_steps", "keep_checkpoints", "save_steps", "push_to_hub", "hub_private", "cache_vision_gb",
-    "cache_gb", "cache_in", "reference_cache",
+    "cache_gb", "cache_in", "reference_cache", "gradient_checkpointing", "checkpoint_layers",
     *WATCHED_ONLY,
 )  # fmt: skip
 

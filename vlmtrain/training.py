@@ -201,9 +201,9 @@ def attach(trainer: Any, job: Job, *, order: Any = None) -> Any:
     trainer.cache = feature_cache(trainer, job)
     if trainer.cache is not None:
         trainer.data_collator.collate.known = trainer.cache.known
-    choose_layers(trainer, job)
     fuse_products(trainer, job)
     skip_unread(trainer, job)
+    choose_layers(trainer, job)
     compile_layers(trainer, job)
     check_space(trainer.model, job.folder.path, job.config.training.keep_checkpoints, job.reporter.say)
     return trainer

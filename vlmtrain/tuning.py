@@ -120,6 +120,8 @@ def adapter_config(config: Config, loaded: Loaded) -> Any:
         ConfigError: a part or as many blocks as the model does not have, targets that match nothing, or the LM head.
     """
     lora = config.lora
+    if config.classification is not None and config.classification.head_only:
+        return _head_alone(loaded)
     if lora.tuner == "full":
         _free(config, loaded)
         return None
@@ -135,6 +137,18 @@ def adapter_config(config: Config, loaded: Loaded) -> Any:
         "base_model_name_or_path": loaded.base,
     }
     return _KINDS[lora.tuner](lora, common)
+
+
+def _head_alone(loaded: Loaded) -> Any:
+    from peft import LoraConfig
+    from peft.utils.constants import DUMMY_TARGET_MODULES
+
+    # peft's own name for an adapter without layers.
+    return LoraConfig(
+        target_modules=DUMMY_TARGET_MODULES,
+        modules_to_save=[loaded.family.head],
+        base_model_name_or_path=loaded.base,
+    )
 
 
 def _lora(lora: Adapter, common: dict[str, Any]) -> Any:

@@ -196,7 +196,7 @@ def same(found: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[
 def test_gradient_checkpointing_changes_nothing(
     loaded: Loaded, model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """And a tower that is trained gets its gradients; all layers but the last are computed twice."""
+    """And a tower that is trained gets its gradients; all layers are computed twice but a last read in part."""
     family = loaded.family
     options = {"gradient_checkpointing": True, "parts": all_parts(family)}
     trainer, _ = started("sft", family, model_folder(family.name), tmp_path, **options)
@@ -206,7 +206,7 @@ def test_gradient_checkpointing_changes_nothing(
         linear = next(module for module in layer.modules() if isinstance(module, torch.nn.Linear))
         linear.register_forward_pre_hook(lambda module, args, name=name: seen.update([name]))
     on = gradients(trainer, True)
-    assert [*seen.values()] == [*[2] * (len(seen) - 1), 1]
+    assert [*seen.values()] == [*[2] * (len(seen) - 1), 1 if family.folds else 2]
     same(on, off)
     in_tower = [n for n in on[1] if n.removeprefix("base_model.model.").startswith(family.towers)]
     assert sum(on[1][name].abs().max() > 0 for name in in_tower) > len(in_tower) / 2

@@ -6,15 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import colour_rows as rows
 import labelled_rows
 import pytest
 import torch
 from click.testing import CliRunner
+from killed import killed_before
+from run_files import same
 from test_family_training import gradients, started
 from trl.models.utils import disable_gradient_checkpointing
 
 from vlmdata.errors import ConfigError
-from vlmtrain import classify
+from vlmtrain import classify, sft
 from vlmtrain import family as families
 from vlmtrain.cli import main
 from vlmtrain.config import resolve
@@ -30,18 +33,34 @@ def times(layer: Any) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize(("count", "expected"), [(None, [2, 1]), (1, [2, 1]), (2, [2, 2])])
-@pytest.mark.parametrize("method", ["sft", "dpo"])
+@pytest.mark.parametrize(
+    ("method", "options", "expected"),
+    [
+        ("sft", {}, [2, 1]),
+        ("dpo", {}, [2, 1]),
+        ("sft", {"checkpoint_layers": 1}, [2, 1]),
+        ("dpo", {"checkpoint_layers": 2}, [2, 2]),
+        ("sft", {"skip_unread": False}, [2, 2]),
+        ("sft", {"skip_unread": False, "checkpoint_layers": 1}, [2, 1]),
+    ],
+)
 def test_so_many_layers_are_computed_twice(
-    method: str, count: int | None, expected: list[int], model_folder: Callable[[str], Path], tmp_path: Path
+    method: str,
+    options: dict[str, Any],
+    expected: list[int],
+    model_folder: Callable[[str], Path],
+    tmp_path: Path,
 ) -> None:
+    """Unset, all of them do, but for a last one that computes only what is read."""
     family = families.load("llava")
-    options = {"gradient_checkpointing": True, "checkpoint_layers": count, "eval_fraction": 0.0}
-    trainer, _ = started(method, family, model_folder("llava"), tmp_path, **options)
-    off = gradients(trainer)
+    given = {"gradient_checkpointing": True, "eval_fraction": 0.0, **options}
+    trainer, _ = started(method, family, model_folder("llava"), tmp_path, **given)
+    # Before both: a layer that is watched is computed in another order.
     seen = [times(layer) for layer in layers_of(trainer.net, family).values()]
+    off = gradients(trainer)
+    assert [len(found) for found in seen] == [1, 1]
     on = gradients(trainer, checkpointing=True)
-    assert [len(found) for found in seen] == expected
+    assert [len(found) - 1 for found in seen] == expected
     assert on[0] == off[0]
     for name, grad in on[1].items():
         assert torch.equal(grad, off[1][name]), name
@@ -83,7 +102,7 @@ def test_reentrant_checkpoints_keep_their_inputs_gradients(model_folder: Callabl
     """DeepSpeed's third stage is driven so by TRL."""
     family = families.load("llava")
     trainer, _ = started("sft", family, model_folder("llava"), tmp_path)
-    recompute_first(trainer.net, family, None, reentrant=True)
+    recompute_first(trainer.net, family, None, keep_last=False, reentrant=True)
     trainer.net.enable_input_require_grads()
     assert trainer.net.get_input_embeddings()(torch.tensor([[1]])).requires_grad
 
@@ -100,7 +119,28 @@ def test_a_classifier(vit: Path, tmp_path: Path) -> None:
         layers = layers_of(trainer.net, job.loaded.family).values()
         seen[count] = [layer.gradient_checkpointing for layer in layers]
     for count, flags in seen.items():
-        assert flags == [number < (count or len(flags) - 1) for number in range(len(flags))]
+        assert flags == [number < (count or len(flags)) for number in range(len(flags))]
+
+
+def test_what_waits_for_another_forward_keeps_no_layer(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """mDPO's pairs wait for the backward of the spoiled pictures."""
+    family = families.load("llava")
+    options = {"gradient_checkpointing": True, "image_weight": 1.0}
+    trainer, _ = started("dpo", family, model_folder("llava"), tmp_path, **options)
+    trainer.model.activation_checkpointing_enable()
+    assert all(layer.gradient_checkpointing for layer in layers_of(trainer.net, family).values())
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_run_goes_on_with_other_layers(layers: int, base: Path, tmp_path: Path) -> None:
+    """Weights are those of a run that recomputes nothing."""
+    data = rows.write(tmp_path / "data", rows.colours(8))
+    options: dict[str, Any] = {"model": str(base), "max_steps": 4, "save_steps": 2, "progress": False}
+    whole = sft.train(data, tmp_path / "whole", **options).out
+    with killed_before(sft, 4):
+        sft.train(data, tmp_path / "killed", **options)
+    again = sft.train(data, tmp_path / "killed", resume=True, checkpoint_layers=layers, **options)
+    assert again.metrics["resumed_from_step"] == 2 and same(whole, again.out)
 
 
 def test_more_layers_than_there_are(model_folder: Callable[[str], Path], tmp_path: Path) -> None:

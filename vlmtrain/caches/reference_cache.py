@@ -81,7 +81,11 @@ class Journal:
         """
         found: Figures = {}
         damaged = 0
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return found, damaged
+        with file:
             for line in _lines(file):
                 if not _is_whole(line):
                     damaged += 1

@@ -3,7 +3,8 @@
 TRL 1.16 (``trl.kernels.chunked_logprob``) projects tiles of tokens and words and folds each into running figures, on a
 GPU in one pass by a kernel, elsewhere by PyTorch operations that make about a dozen temporaries of a tile's size. The
 backward projects again. Here the same tile is folded in place, in half the passes; and logits that are one tile are
-kept for the backward, which comes next and would hold a tile as large. Figures are the same to rounding.
+kept for the backward, which would hold a tile as large. Where losses of several forwards are added, as mDPO's are, one
+is kept of each. Figures are the same to rounding.
 """
 
 from __future__ import annotations
@@ -137,13 +138,15 @@ class _OneTile(kernels.ChunkedLogProbFunction):
         outputs: tuple[str, ...] = kernels.OPTIONAL_OUTPUTS,
     ) -> tuple[torch.Tensor | None, ...]:
         """Log-probabilities and further figures ``[N]`` of ``hidden`` ``[N, H]``, as TRL's forward gives them."""
-        plain = hidden.dtype == weight.dtype == torch.float32 and final_logit_softcapping is None
+        kinds = {part.dtype for part in (hidden, weight, bias) if part is not None}
         ctx.one = (
-            plain
+            kinds == {torch.float32}
+            and final_logit_softcapping is None
             and not kernels._use_triton(hidden.device)
             and not torch.is_autocast_enabled(hidden.device.type)
             and len(hidden) <= kernels.TOKEN_CHUNK_SIZE
             and len(weight) <= chunk_size
+            and (targets.is_meta or bool((targets < len(weight)).all()))
         )
         if not ctx.one:
             found: tuple[torch.Tensor | None, ...] = kernels.ChunkedLogProbFunction.forward(

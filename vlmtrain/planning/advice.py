@@ -155,8 +155,7 @@ def _faster(cards: list[Card], memory: Memory, recomputing: Callable[[int], int]
         memory: of the run as it is set.
         recomputing: the peak with so many layers recomputed.
     """
-    peaks = {0: recomputing(0), memory.recomputed: memory.peak}
-    each = max(1, (peaks[0] - memory.peak) // memory.recomputed)
+    peaks = {memory.recomputed: memory.peak}
 
     def fits(layers: int, room: int) -> bool:
         if layers not in peaks:
@@ -164,9 +163,14 @@ def _faster(cards: list[Card], memory: Memory, recomputing: Callable[[int], int]
         return needed(peaks[layers]) <= room
 
     def fewest(room: int) -> int:
+        # Without any, towers that are trained recompute nothing either: what that takes tells nothing of a layer.
+        for layers in range(min(2, memory.recomputed)):
+            if fits(layers, room):
+                return layers
         # Every layer that is kept takes about as much as another.
-        layers = min(memory.recomputed, max(0, round((needed(peaks[0]) - room) / needed(each))))
-        while layers and fits(layers - 1, room):
+        each = max(1, (needed(peaks[1]) - needed(memory.peak)) // max(1, memory.recomputed - 1))
+        layers = min(memory.recomputed, max(1, 1 + round((needed(peaks[1]) - room) / each)))
+        while layers > 1 and fits(layers - 1, room):
             layers -= 1
         while not fits(layers, room):
             layers += 1
@@ -182,19 +186,23 @@ def _faster(cards: list[Card], memory: Memory, recomputing: Callable[[int], int]
 
 
 def _recomputed(layers: int) -> str:
-    return f"--set checkpoint_layers={layers}" if layers else "--no-checkpointing"
+    return f"--set checkpoint_layers={layers}" if layers else "--set gradient_checkpointing=false"
 
 
 def _knobs(config: Config, shape: Shape, load: Load) -> Iterator[tuple[dict[str, Any], str]]:
     """What may be turned, that which costs least first."""
     t, lora = config.training, config.lora
     if t.gradient_checkpointing is False:
-        yield {"gradient_checkpointing": None}, "--checkpointing"
+        yield {"gradient_checkpointing": True}, "--set gradient_checkpointing=true"
+    elif t.checkpoint_layers is not None:
+        yield {"checkpoint_layers": None}, "--set checkpoint_layers=null"
     if (half := _halves(config)) is not None:
         yield half
     image = tokens_of(shape, load.size) if shape.family.task == "text" and load.images else 0
     if image > 64:
         yield {"max_image_tokens": image // 2}, f"--max-image-tokens {image // 2}"
+    if config.classification is not None and config.classification.head_only:
+        return
     if lora.tuner == "full":
         yield {"tuner": "lora"}, "--tuner lora"
         return

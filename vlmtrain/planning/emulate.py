@@ -108,15 +108,13 @@ class Emulation(TorchFunctionMode):
         self._casts = None
 
     def _cast(self, values: Any, kind: torch.dtype) -> Any:
-        """Floating tensors on the meta device in another precision."""
+        """Floating tensors in another precision; pixels have numbers and are on no meta device."""
         if isinstance(values, dict):
             return {name: self._cast_one(value, kind) for name, value in values.items()}
         return tuple(self._cast_one(value, kind) for value in values)
 
     def _cast_one(self, value: Any, kind: torch.dtype) -> Any:
-        if not (isinstance(value, torch.Tensor) and value.is_floating_point() and value.device.type == "meta"):
-            return value
-        if value.dtype == kind:
+        if not (isinstance(value, torch.Tensor) and value.is_floating_point()) or value.dtype == kind:
             return value
         # What is cast without a graph is no use to a forward that has one.
         if self._casts is None or not torch.is_grad_enabled() or not (value.requires_grad and value.is_leaf):

@@ -22,7 +22,7 @@ from vlmtrain.config import Config
 from vlmtrain.lean.folded import obstacle, take_folded
 from vlmtrain.lean.last_layer import METHODS, read_where_learned
 from vlmtrain.lean.last_layer import obstacle as unread
-from vlmtrain.lean.recompute import recompute_first, recomputes
+from vlmtrain.lean.recompute import can_recompute, keeps_last, recompute_first, recomputes
 from vlmtrain.model import Loaded, quiet
 from vlmtrain.narrow import narrowed, pixel_dtype
 from vlmtrain.parts import layers_of, parts_of
@@ -157,8 +157,9 @@ class _Step:
         self.reads = t.skip_unread and config.method in METHODS and not unread(base, shape.family, t)
         if self.reads:
             read_where_learned(base, shape.family)
-        if recomputes(config.training, device):
-            recompute_first(base, shape.family, config.training.checkpoint_layers)
+        if recomputes(config.training, device) and can_recompute(base, shape.name, config.training):
+            keep_last = keeps_last(config, self.reads)
+            recompute_first(base, shape.family, config.training.checkpoint_layers, keep_last=keep_last)
             base.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
 
     @property

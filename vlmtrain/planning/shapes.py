@@ -78,7 +78,8 @@ def find_shape(name: str, *, adapter: Path | None = None, trust_remote_code: boo
     from vlmtrain.model import TINY, locate
 
     packaged = packaged_names()
-    by_id = {hub.lower(): short for short, hub in packaged.items()}
+    # Who publishes a model again, as unsloth does, leaves it its name.
+    by_name = {hub.partition("/")[2].lower(): short for short, hub in packaged.items()}
     if name in packaged:
         return _packaged(name)
     if name == TINY or Path(name).expanduser().is_dir():
@@ -89,8 +90,8 @@ def find_shape(name: str, *, adapter: Path | None = None, trust_remote_code: boo
         cached = try_to_load_from_cache(name, "config.json")
         if isinstance(cached, str):
             return _local(str(Path(cached).parent), name, adapter, trust_remote_code)
-        if name.lower() in by_id:
-            return _packaged(by_id[name.lower()])
+        if short := by_name.get(name.partition("/")[2].lower()):
+            return _packaged(short)
         what = "is not in the cache, and plan downloads nothing"
     else:
         what = "is no model folder and no packaged configuration"
