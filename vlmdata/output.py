@@ -51,10 +51,7 @@ def check_out(out: Path, raw: Sequence[str], *, overwrite: bool, resume: bool) -
         raise OutputExistsError(f"{out} is a file; --out is a folder")
     if any(_same(path, out) for path in raw):
         raise OutputExistsError(f"{out} is the raw data itself; give another --out")
-    # Another rank may be writing the plan at this moment.
-    planned = f"{PLAN}."
-    names = [path.name for path in out.iterdir()] if out.is_dir() else []
-    if all(name.startswith(planned) and name.endswith(".tmp") for name in names):
+    if _begins([path.name for path in out.iterdir()] if out.is_dir() else []):
         return
     if overwrite and (below := [path for path in raw if _inside(path, out)]):
         raise OutputExistsError(f"{below[0]} is raw data inside {out}, which --overwrite clears; give another --out")
@@ -75,20 +72,27 @@ def prepare(out: Path, plan: Plan, *, overwrite: bool, resume: bool) -> bool:
         DataError: it was finished, and a shard is gone.
     """
     check_out(out, (), overwrite=overwrite, resume=resume)
-    if resume and (out / PLAN).exists():
+    names = [path.name for path in out.iterdir()]
+    if resume and (PLAN in names or (out / PLAN).exists()):
         plan.check_same(out)
         if (out / MANIFEST).exists():
             lost = [task.shard for task in plan.tasks if not (out / task.shard).is_file()]
             if lost:
                 raise DataError(f"{out} was finished and lacks {lost[0]} now; --overwrite makes it again")
             return False
-    elif any(out.iterdir()):
+    elif not _begins(names):
         _clear(out)
-    for folder in (WORK, IMAGES, REJECTS):
-        (out / folder).mkdir(exist_ok=True)
+    # First, so that another rank that begins at this moment knows the folder by it.
     if not (out / PLAN).exists():
         plan.write(out)
+    for folder in (WORK, IMAGES, REJECTS):
+        (out / folder).mkdir(exist_ok=True)
     return True
+
+
+def _begins(names: Sequence[str]) -> bool:
+    """Whether nothing is in a folder but a plan that another rank may be writing at this moment."""
+    return all(name.startswith(f"{PLAN}.") and name.endswith(".tmp") for name in names)
 
 
 def remove_leftovers(out: Path) -> None:

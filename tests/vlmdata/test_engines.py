@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +128,16 @@ def children() -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find a worker to kill")
+def test_a_pool_that_breaks_leaves_no_worker_behind() -> None:
+    """One that was started when another had been killed, and that nobody else would end."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        waits = [pool.submit(time.sleep, 60) for _ in range(2)]
+        with pytest.raises(BrokenProcessPool), process._none_left_behind(pool):
+            raise BrokenProcessPool
+    # They had a minute to sleep.
+    assert all(isinstance(wait.exception(), BrokenProcessPool) for wait in waits)
+
+
 def test_a_killed_worker_loses_nothing(raw: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
     killed: list[int] = []
 

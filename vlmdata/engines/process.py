@@ -77,17 +77,33 @@ def _pooled(job: Job, tasks: Sequence[Task], workers: int, report: Report) -> Ou
         told = now
 
     with ProcessPoolExecutor(workers, context, _start, (rows_read, stopped)) as pool:
-        # The workers start here; Ctrl-C is held back, in them too, until they are far enough to leave it to the caller.
-        with _without_interrupts():
-            futures = [pool.submit(_run_counted, job, task) for task in tasks]
         try:
-            for future in futures:
-                outcome = _await(future, tell)
-                tell()
-                yield outcome
+            with _none_left_behind(pool):
+                # Workers start here; Ctrl-C is held back, in them too, until they are ready to leave it to the caller.
+                with _without_interrupts():
+                    futures = [pool.submit(_run_counted, job, task) for task in tasks]
+                for future in futures:
+                    outcome = _await(future, tell)
+                    tell()
+                    yield outcome
         finally:
             stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _none_left_behind(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """End all workers of a pool that breaks.
+
+    upstream bug: Python 3.11's pool ends those it knows of when one is killed; a worker that is started at this very
+    moment is none of them, and the pool then waits for it for ever.
+    """
+    try:
+        yield
+    except BrokenProcessPool:
+        for worker in list((vars(pool).get("_processes") or {}).values()):
+            worker.kill()
+        raise
 
 
 @contextmanager
