@@ -33,14 +33,15 @@ def test_a_run_goes_on_where_the_model_is_served_next(world: Path, tmp_path: Pat
         with pytest.raises(ConfigError, match="expired.*--resume"):
             evaluated(first, world, out)
     kept = [json.loads(line)["id"] for line in (out / "responses.jsonl").read_text().splitlines()]
-    assert len(kept) == 3
+    # One that is still on its way when another is refused is asked again.
+    assert 0 < len(kept) <= 3
     with Loopback(lambda body, number: said("No") | {"model": "another"}) as stranger:
         with pytest.raises(ConfigError, match="reported_model was 'served', is 'another'"):
             evaluated(stranger, world, out, resume=True)
         assert len(stranger.asked) == 1, "only the probe"
     with Loopback(lambda body, number: said("No")) as second:
         report = evaluated(second, world, out, resume=True)
-    assert len(second.asked) == 1 + 8 - 3
+    assert len(second.asked) == 1 + 8 - len(kept)
     assert report["coverage"]["complete"] and report["official"]["existence"]["accuracy"] > 99
     assert report["usage"]["answers"] == 8 and report["usage"]["prompt_tokens"] == 8 * 7
     assert report["protocol"]["answers"]["endpoint"] == second.url
