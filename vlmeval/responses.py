@@ -140,7 +140,7 @@ def _response(row: Any, where: str) -> Response:
     if not isinstance(ident, (int, str)) or isinstance(ident, bool):
         raise DataError(f"{where}: id is {ident!r:.80}, expected a whole number")
     if text is not None and not isinstance(text, str):
-        raise DataError(f"{where} (id {ident}): response is {text!r:.80}, expected text")
+        raise DataError(f"{where} (id {ident!r:.80}): response is {text!r:.80}, expected text")
     # Half a surrogate pair is valid JSON, and cannot be written as UTF-8 again.
     detail = row.get("detail")
     said = text if text is None else text.encode(errors="replace").decode()
