@@ -23,7 +23,7 @@ def dpo(**flags: Any) -> None:
     Examples:
       vlmtrain dpo --data shards/rlaif --model llava-hf/llava-1.5-7b-hf --out runs/dpo
       vlmtrain dpo --data shards/rlaif --adapter runs/sft --out runs/dpo --set beta=0.2
-      vlmtrain dpo --data shards/rlaif --model llava-hf/llava-1.5-7b-hf --out runs/dpo \\
+      vlmtrain dpo --data shards/rlaif --adapter runs/sft --out runs/dpo \\
         --group-by-image --batch-size 8
       vlmtrain dpo --data shards/rlaif --model vlmtrain:tiny --out runs/mpo \\
         --set loss_type=sigmoid,bco_pair,sft --set loss_weights=0.8,0.2,1
