@@ -115,8 +115,8 @@ def _part(rows: Dataset, training: bool, size: int, grouped: bool) -> _Part:
     order = sorted(range(len(rows)), key=lambda place: lengths[place])
     if grouped:
         keys = image_keys(rows["image_sha256"])
-        together = sorted(order, key=lambda place: keys[place])
-        full, rest = pack([(place, lengths[place]) for place in together], keys, size, sort=True)
+        by_image = sorted(order, key=lambda place: keys[place])
+        full, rest = pack([(place, lengths[place]) for place in by_image], keys, size, sort=True)
         order = [place for place, _ in [*full, *rest]]
     return _Part(rows, training, list(rows["row"]), _chunks(order, size))
 
