@@ -73,7 +73,7 @@ def prepare(out: Path, plan: Plan, *, overwrite: bool, resume: bool) -> bool:
     """
     check_out(out, (), overwrite=overwrite, resume=resume)
     names = [path.name for path in out.iterdir()]
-    if resume and (PLAN in names or (out / PLAN).exists()):
+    if resume and (out / PLAN).exists():
         plan.check_same(out)
         if (out / MANIFEST).exists():
             lost = [task.shard for task in plan.tasks if not (out / task.shard).is_file()]
