@@ -157,9 +157,9 @@ class _Step:
         self.reads = t.skip_unread and config.method in METHODS and not unread(base, shape.family, t)
         if self.reads:
             read_where_learned(base, shape.family)
-        if recomputes(config.training, device) and can_recompute(base, shape.name, config.training):
+        if recomputes(t, device) and can_recompute(base, shape.name, t):
             keep_last = keeps_last(config, self.reads)
-            recompute_first(base, shape.family, config.training.checkpoint_layers, keep_last=keep_last)
+            recompute_first(base, shape.family, t.checkpoint_layers, keep_last=keep_last)
             base.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
 
     @property
